@@ -1,0 +1,194 @@
+"""Labelled photographs on disk: read, checked and split before hours are spent on them.
+
+Two layouts are understood. A folder with a ``manifest.csv`` (columns ``path, source, split,
+label, group`` and, where known, ``wbc_boxes``), or a folder of class folders, which is split
+70/20/10 here. Either way a group (photographs that show the same cell) never spans two splits.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gateway.contract import CLASSES, INPUT_SIZE, RESIZE_FILTER
+
+Box = tuple[int, int, int, int]
+
+SPLITS = ("train", "val", "test")
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+VALIDATION_SHARE = 0.15
+"""Share of a source's training groups that validate, where the source brings no such split."""
+
+
+class DatasetError(ValueError):
+    """The data cannot be trained or evaluated on; the message names what to mend."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One labelled photograph.
+
+    ``label`` indexes ``CLASSES``; ``box`` is the white cell's xmin, ymin, xmax, ymax in pixels
+    of the stored file, where somebody drew it.
+    """
+
+    path: Path
+    label: int
+    source: str
+    split: str
+    group: str
+    box: Box | None = None
+
+
+def read_dataset(root: Path) -> list[Photograph]:
+    """List the photographs of the four classes under ``root``, each with its split.
+
+    Raises:
+        DatasetError: no data, unknown splits, missing files, an empty class; every offending
+            row is named.
+    """
+    manifest = root / "manifest.csv"
+    if manifest.is_file():
+        photographs = _read_manifest(manifest)
+    elif root.is_dir():
+        photographs = _read_class_folders(root)
+    else:
+        raise DatasetError(f"{root} is not a folder: give one with a manifest.csv or class folders")
+    photographs = _with_validation(photographs)
+    _refuse_empty_classes(photographs, root)
+    return photographs
+
+
+def select(photographs: Iterable[Photograph], split: str) -> list[Photograph]:
+    """Return the photographs of one split, in their order."""
+    return [photograph for photograph in photographs if photograph.split == split]
+
+
+def load_upright(path: Path) -> Image.Image:
+    """Decode one photograph to RGB.
+
+    Raises:
+        OSError: the file is missing, truncated or no picture.
+    """
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def load_input(path: Path) -> np.ndarray:
+    """Decode one photograph as the model sees it: uint8 [224, 224, 3], RGB.
+
+    The gateway prepares its requests the same way; a test holds both together.
+    """
+    resample = Image.Resampling[RESIZE_FILTER.upper()]
+    return np.asarray(load_upright(path).resize((INPUT_SIZE, INPUT_SIZE), resample))
+
+
+def refuse_unreadable(photographs: Sequence[Photograph]) -> None:
+    """Open every file's header.
+
+    Raises:
+        DatasetError: naming each file that is no picture.
+    """
+    unreadable = []
+    for photograph in photographs:
+        try:
+            Image.open(photograph.path).close()
+        except OSError as error:
+            unreadable.append(f"{photograph.path}: {error}")
+    if unreadable:
+        raise DatasetError(_listing("unreadable pictures (remove or replace them)", unreadable))
+
+
+def _read_manifest(manifest: Path) -> list[Photograph]:
+    photographs, problems = [], []
+    with manifest.open(newline="") as rows:
+        reader = csv.DictReader(rows)
+        missing = {"path", "source", "split", "label", "group"} - set(reader.fieldnames or ())
+        if missing:
+            raise DatasetError(f"{manifest} lacks the columns {', '.join(sorted(missing))}")
+        for row in reader:
+            if row["split"] not in SPLITS:
+                continue  # cells of other kinds, kept in the manifest for tests of abstaining
+            path = manifest.parent / row["path"]
+            if row["label"] not in CLASSES:
+                problems.append(f"{row['path']}: label {row['label']!r} is not one of {CLASSES}")
+            elif not path.is_file():
+                problems.append(f"{row['path']}: no such file")
+            else:
+                photographs.append(
+                    Photograph(
+                        path,
+                        CLASSES.index(row["label"]),
+                        row["source"],
+                        row["split"],
+                        row["group"] or row["path"],
+                        _first_box(row.get("wbc_boxes") or ""),
+                    )
+                )
+    if problems:
+        raise DatasetError(_listing(f"rows of {manifest} that cannot be used", problems))
+    return photographs
+
+
+def _first_box(text: str) -> Box | None:
+    if not text:
+        return None
+    xmin, ymin, xmax, ymax = (int(edge) for edge in text.split(";")[0].split())
+    return xmin, ymin, xmax, ymax
+
+
+def _read_class_folders(root: Path) -> list[Photograph]:
+    photographs = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if folder.name.upper() not in CLASSES:
+            raise DatasetError(f"{folder} is none of the class folders {', '.join(CLASSES)}")
+        label = CLASSES.index(folder.name.upper())
+        files = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES]
+        names = sorted((p.relative_to(root).as_posix() for p in files), key=_shuffled)
+        for position, name in enumerate(names):
+            share = position / len(names)
+            split = "train" if share < 0.7 else "val" if share < 0.9 else "test"
+            photographs.append(Photograph(root / name, label, root.name, split, name))
+    return photographs
+
+
+def _shuffled(name: str) -> str:
+    """Order by a hash of the name: a shuffle that is the same on every machine and run."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _with_validation(photographs: list[Photograph]) -> list[Photograph]:
+    """Give each source without a validation split a share of its training groups as one."""
+    lacking = {p.source for p in photographs} - {p.source for p in photographs if p.split == "val"}
+    groups: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for photograph in photographs:
+        if photograph.source in lacking and photograph.split == "train":
+            groups[photograph.source, photograph.label].append(photograph.group)
+    chosen = set()
+    for members in groups.values():
+        ordered = sorted(set(members), key=_shuffled)
+        chosen.update(ordered[: round(VALIDATION_SHARE * len(ordered))])
+    return [
+        replace(p, split="val") if p.split == "train" and p.group in chosen else p
+        for p in photographs
+    ]
+
+
+def _refuse_empty_classes(photographs: Sequence[Photograph], root: Path) -> None:
+    present = {photograph.label for photograph in photographs}
+    empty = [name for label, name in enumerate(CLASSES) if label not in present]
+    if empty:
+        raise DatasetError(f"{root} has no photograph of {', '.join(empty)}")
+
+
+def _listing(title: str, lines: Sequence[str], most: int = 20) -> str:
+    shown = "\n  ".join(lines[:most])
+    more = f"\n  and {len(lines) - most} more" if len(lines) > most else ""
+    return f"{len(lines)} {title}:\n  {shown}{more}"

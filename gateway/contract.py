@@ -1,0 +1,64 @@
+"""What the exported model and the gateway have agreed on: the one truth for both sides.
+
+Everything here is part of the SavedModel's interface. The exporter writes it, the gateway
+speaks it, and nothing else may repeat it. Standard library only: both sides can import it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLASSES: Final = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+"""The classes, in the order of the model's outputs."""
+
+INPUT_SIZE: Final = 224
+"""Height and width of the model's input, in pixels."""
+
+RESIZE_POLICY: Final = "stretch"
+"""The whole photograph is stretched to the square input, whatever its aspect: a cell at the
+edge of a field is never cropped away, and a heat map covers the photograph exactly."""
+
+RESIZE_FILTER: Final = "bilinear"
+"""Pillow's antialiased bilinear filter, in training as in serving."""
+
+MODEL_NAME: Final = "hemavision"
+"""The name under which the model server serves the model."""
+
+PREDICT_SIGNATURE: Final = "serving_default"
+"""images -> probabilities, logits."""
+
+GRADCAM_SIGNATURE: Final = "gradcam"
+"""images, class_index -> the above, conv_features, gradients, cam, cam_fine."""
+
+IMAGES: Final = "images"
+"""Input, uint8 [N, 224, 224, 3], RGB in 0-255. Normalisation is inside the graph."""
+
+CLASS_INDEX: Final = "class_index"
+"""Input, int32 [N]: the class to explain; PREDICTED_CLASS for the predicted one."""
+
+PREDICTED_CLASS: Final = -1
+"""The value of CLASS_INDEX that asks for the explanation of the predicted class."""
+
+PROBABILITIES: Final = "probabilities"
+"""Output, float32 [N, 4]: softmax of the logits."""
+
+LOGITS: Final = "logits"
+"""Output, float32 [N, 4]."""
+
+CONV_FEATURES: Final = "conv_features"
+"""Output, float32 [N, 4, 4, 512]: the last convolution's activations (after its ReLU)."""
+
+GRADIENTS: Final = "gradients"
+"""Output, float32 [N, 4, 4, 512]: d logit[class_index] / d conv_features."""
+
+CAM: Final = "cam"
+"""Output, float32 [N, 4, 4]: GradCAM of the last convolution, not normalised, >= 0."""
+
+CAM_FINE: Final = "cam_fine"
+"""Output, float32 [N, 18, 18]: LayerCAM of the 18x18 stage, not normalised, >= 0."""
+
+CAM_SIZE: Final = 4
+"""Height and width of CAM, in cells."""
+
+CAM_FINE_SIZE: Final = 18
+"""Height and width of CAM_FINE, in cells."""
