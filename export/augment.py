@@ -13,6 +13,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from gateway.contract import INPUT_SIZE
@@ -68,7 +69,7 @@ class Specimen:
 
 def augment(
     specimen: Specimen, window: int, rng: np.random.Generator, strength: Strength
-) -> np.ndarray:
+) -> NDArray[np.uint8]:
     """Draw one variation: uint8 [window, window, 3].
 
     A ``window`` of INPUT_SIZE shows the whole frame; a smaller one shows that many pixels of
@@ -107,8 +108,8 @@ def _geometry(
 
 def _warp(
     specimen: Specimen,
-    matrix: np.ndarray,
-    centre: np.ndarray,
+    matrix: NDArray[np.float64],
+    centre: NDArray[np.float64],
     window: int,
     rng: np.random.Generator,
 ) -> Image.Image:
@@ -134,13 +135,17 @@ def _warp(
     )
 
 
-def _mirrored(picture: Image.Image, centre: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+def _mirrored(
+    picture: Image.Image, centre: NDArray[np.float64]
+) -> tuple[Image.Image, NDArray[np.float64]]:
     pad_x, pad_y = picture.width // 2, picture.height // 2
     padded = np.pad(np.asarray(picture), ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), "reflect")
-    return Image.fromarray(padded), centre + (pad_x, pad_y)
+    return Image.fromarray(padded), centre + np.array([pad_x, pad_y])
 
 
-def _colour(pixels: np.ndarray, rng: np.random.Generator, strength: Strength) -> np.ndarray:
+def _colour(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, strength: Strength
+) -> NDArray[np.uint8]:
     stains = np.exp(rng.normal(0, strength.stain, 3).clip(-0.8, 0.8))
     matrix = _UNMIX @ np.diag(stains) @ _STAINS + rng.normal(0, strength.mixing, (3, 3))
     if rng.random() < strength.grey:
@@ -150,10 +155,11 @@ def _colour(pixels: np.ndarray, rng: np.random.Generator, strength: Strength) ->
     light = 256 * np.exp(-(density + offset.astype(np.float32))) - 1
     if rng.random() < 0.3:
         light += rng.standard_normal(light.shape, np.float32) * rng.uniform(0, strength.noise)
-    return light.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
+    varied: NDArray[np.uint8] = light.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
+    return varied
 
 
-def _recompress(pixels: np.ndarray, quality: int) -> np.ndarray:
+def _recompress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer))

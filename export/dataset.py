@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gateway.contract import CLASSES, INPUT_SIZE, RESIZE_FILTER
@@ -81,7 +82,7 @@ def load_upright(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
-def load_input(path: Path) -> np.ndarray:
+def load_input(path: Path) -> NDArray[np.uint8]:
     """Decode one photograph as the model sees it: uint8 [224, 224, 3], RGB.
 
     The gateway prepares its requests the same way; a test holds both together.
@@ -140,7 +141,7 @@ def _read_manifest(manifest: Path) -> list[Photograph]:
 def _first_box(text: str) -> Box | None:
     if not text:
         return None
-    xmin, ymin, xmax, ymax = (int(edge) for edge in text.split(";")[0].split())
+    xmin, ymin, xmax, ymax = (int(edge) for edge in text.split(";", 1)[0].split())
     return xmin, ymin, xmax, ymax
 
 

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from export.architecture import build_model
@@ -47,8 +47,10 @@ _STATISTICS_BATCHES = 12
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs at one window size; the rate falls by a cosine from ``learning_rate`` to 2 %
-    of it, or stays where it is."""
+    """Some epochs at one window size.
+
+    The rate falls by a cosine from ``learning_rate`` to 2 % of it, or stays where it is.
+    """
 
     window: int
     epochs: int
@@ -221,13 +223,15 @@ class _Run:
 
     def _batches(
         self, pool: ThreadPoolExecutor, window: int, count: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Make each batch while the one before it is trained on."""
         rng = np.random.default_rng([self.seed, self.state.epoch, window])
-        drawn = rng.choice(len(self.training), (count, self.recipe.batch), p=self.shares)
-        seeds = rng.integers(0, 2**63, drawn.shape)
+        drawn: NDArray[np.int64] = rng.choice(
+            len(self.training), (count, self.recipe.batch), p=self.shares
+        )
+        seeds = rng.integers(0, 2**63, shape)
 
-        def start(number: int) -> list[object]:
+        def start(number: int) -> list[Future[NDArray[np.uint8]]]:
             return [
                 pool.submit(self._picture, int(index), int(seed), window)
                 for index, seed in zip(drawn[number], seeds[number], strict=True)
@@ -235,13 +239,13 @@ class _Run:
 
         pending = [start(number) for number in range(min(2, count))]
         for number in range(count):
-            images = np.stack([future.result() for future in pending.pop(0)])  # type: ignore[attr-defined]  # futures
+            images = np.stack([future.result() for future in pending.pop(0)])
             if number + 2 < count:
                 pending.append(start(number + 2))
             labels = [self.training[int(index)].label for index in drawn[number]]
             yield images, np.eye(len(CLASSES), dtype=np.float32)[labels]
 
-    def _picture(self, index: int, seed: int, window: int) -> np.ndarray:
+    def _picture(self, index: int, seed: int, window: int) -> NDArray[np.uint8]:
         photograph = self.training[index]
         if self.recipe.strength is None:
             return load_input(photograph.path)
@@ -308,19 +312,16 @@ class _Average:
     def __init__(self, model: keras.Model, decay: float | None) -> None:
         self.decay = decay
         self.model = build_model()
-        self.weights: list[np.ndarray] = model.get_weights()
+        self.weights: list[NDArray[np.float32]] = model.get_weights()
 
     def update(self, model: keras.Model) -> None:
         for kept, new in zip(self.weights, model.get_weights(), strict=True):
-            if self.decay is None:
-                kept[...] = new
-            else:
-                kept += (1 - self.decay) * (new - kept)
+            kept[...] = new if self.decay is None else kept + (1 - self.decay) * (new - kept)
 
     def load(self, path: Path) -> None:
         self.weights = keras.models.load_model(path, compile=False).get_weights()
 
-    def estimate_statistics(self, batches: Iterator[np.ndarray]) -> None:
+    def estimate_statistics(self, batches: Iterable[NDArray[np.uint8]]) -> None:
         """Set batch normalisation's moving averages to the plain mean over ``batches``."""
         self.model.set_weights(self.weights)
         if self.decay is None:
@@ -335,16 +336,16 @@ class _Average:
                 norm.momentum = seen / (seen + 1)
             self.model(images, training=True)
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        return self.model.predict(inputs, batch_size=_VALIDATION_BATCH, verbose=0)
+    def predict(self, inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self.model.predict(inputs, batch_size=_VALIDATION_BATCH, verbose=0))
 
     def save(self, path: Path) -> None:
         aside = path.with_name(f".{path.name}.keras")
         self.model.save(aside)
-        os.replace(aside, path)
+        aside.replace(path)
 
 
-def _sampling_shares(photographs: Sequence[Photograph], balance: float) -> np.ndarray:
+def _sampling_shares(photographs: Sequence[Photograph], balance: float) -> NDArray[np.float64]:
     sources = np.array([p.source for p in photographs])
     kinds = np.array([f"{p.source}/{p.label}" for p in photographs])
     shares = np.ones(len(photographs))
@@ -353,7 +354,7 @@ def _sampling_shares(photographs: Sequence[Photograph], balance: float) -> np.nd
         for kind in set(kinds[inside]):
             shares[kinds == kind] = (kinds == kind).sum() ** (balance - 1)
         shares[inside] *= inside.sum() ** balance / shares[inside].sum()
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def _progress() -> Progress:
@@ -373,7 +374,7 @@ def _append_history(path: Path, row: dict[str, object]) -> None:
         writer = csv.DictWriter(rows, list(row))
         writer.writeheader()
         writer.writerows(lines)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _plot_history(out: Path) -> None:
@@ -395,4 +396,4 @@ def _plot_history(out: Path) -> None:
 def _write_aside(path: Path, text: str) -> None:
     aside = path.with_suffix(".new")
     aside.write_text(text)
-    os.replace(aside, path)
+    aside.replace(path)

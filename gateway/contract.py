@@ -62,3 +62,25 @@ CAM_SIZE: Final = 4
 
 CAM_FINE_SIZE: Final = 18
 """Height and width of CAM_FINE, in cells."""
+
+EXPLANATION: Final = (PROBABILITIES, CAM, CAM_FINE)
+"""What the gateway asks of GRADCAM_SIGNATURE: 1.4 kB a photograph instead of 67 kB. The
+warm-up asks for the same, since a server prepares each set of outputs on its first use."""
+
+WARMUP_FILE: Final = "assets.extra/tf_serving_warmup_requests"
+"""Inside a version: what TensorFlow Serving runs before it calls the version available."""
+
+MODEL_CARD_FILE: Final = "assets.extra/model_card.json"
+"""Inside a version: what the model is, was trained on and measured at."""
+
+CAM_PITCH: Final = 48.0
+"""Distance between the centres of two cells of CAM, in pixels of the model's input."""
+
+CAM_FINE_PITCH: Final = 12.0
+"""The same for CAM_FINE."""
+
+CAM_ORIGIN: Final = 2.5
+"""Left and upper edge of both grids, in pixels of the model's input. The first convolution has
+stride 3 and an 8 pixel kernel without padding, so its cell i looks at 3i..3i+7; each pooling
+then joins two cells and drops an odd last one. The grids therefore end before the picture does:
+CAM at 194.5, CAM_FINE at 218.5. Stretching them over the picture would point beside the cell."""

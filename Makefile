@@ -1,0 +1,49 @@
+# Each target sets up what it needs. On a fresh machine: python3 (3.11 or 3.12), make, network.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: run test lint bench protos lock clean
+
+run: .venv/run  ## start everything on this machine; Ctrl-C stops it
+	@exec $(BIN)/hemavision up
+
+test: .venv/dev lint  ## what CI runs
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/dev  ## the gateway beside the bare model server, in one run
+	$(BIN)/python -m loadtest.bench
+
+protos: .venv/dev  ## generate gateway/protos/serving_pb2.py and .pyi
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/protos/serving.proto
+
+lock: .venv/uv  ## choose the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--extra dev --upgrade --output-file constraints.txt pyproject.toml
+
+clean:
+	rm -rf .venv models samples
+
+# stamps: an installation is done again when what it was made from has changed
+.venv/uv:
+	@echo "setting up .venv"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 13) or sys.exit(f"Python 3.11 or 3.12 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.venv/run: .venv/uv pyproject.toml constraints.txt
+	@echo "installing"
+	@$(UV) --editable '.[export]'
+	@touch $@
+
+.venv/dev: .venv/uv pyproject.toml constraints.txt
+	@echo "installing, with what the tests need"
+	@$(UV) --editable '.[dev]'
+	@touch $@ .venv/run

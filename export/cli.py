@@ -1,0 +1,258 @@
+"""The console: `python -m export COMMAND`. Each command's --help says what it is for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway import contract
+
+_EPILOG = """\
+The usual way, from photographs to a served model:
+  python -m export train DATA --out runs/mine     hours on a CPU; stop and resume at will
+  python -m export release runs/mine DATA         calibrate, measure, write the model card
+  python -m export saved-model                    models/hemavision/<next version>/
+  python -m export verify models/hemavision/1     fit to be served?
+  python -m export serve                          TensorFlow Serving's stand-in, on port 8500
+"""
+_MODELS = Path("models") / contract.MODEL_NAME
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status (1: it failed, 2: it could not be tried)."""
+    # TensorFlow's C++ side logs a page of remarks on GPUs that are not there
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    given = _parser().parse_args(arguments)
+    try:
+        status: int = given.run(given)
+    except (ValueError, OSError) as error:  # the package's own errors are ValueErrors
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("export: stopped", file=sys.stderr)
+        return 130
+    return status
+
+
+# Each command imports what it needs when it runs: TensorFlow takes seconds, and `draw`, `--help`
+# and an export that is not needed do without it.
+
+
+def _architecture(_: argparse.Namespace) -> int:
+    from export.architecture import build_model
+
+    build_model().summary()
+    return 0
+
+
+def _draw(given: argparse.Namespace) -> int:
+    from export.smear import draw_samples
+
+    for path in draw_samples(given.folder, given.seed):
+        print(path)
+    return 0
+
+
+def _train(given: argparse.Namespace) -> int:
+    from export.train import RECIPES, train
+
+    best = train(given.data, given.out, RECIPES[given.recipe], given.seed, given.precision)
+    print(f"best weights: {best}")
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from export.dataset import read_dataset, select
+    from export.evaluate import measure
+    from export.release import answer
+    from export.weights import load_weights
+
+    photographs = select(read_dataset(given.data), given.split)
+    answers = answer(load_weights(given.weights), photographs, "answering")
+    sources = sorted({p.source for p in photographs})
+    report = {
+        source: measure(answers.where(lambda p, s=source: p.source == s))  # type: ignore[misc]  # bound
+        for source in sources
+    }
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _release(given: argparse.Namespace) -> int:
+    from export.release import release
+
+    card = release(given.run_folder, given.data, given.weights)
+    for name, figures in card["metrics"].items():
+        low, high = figures["accuracy"]["interval_95"]
+        print(f"{name}: accuracy {figures['accuracy']['value']:.4f} ({low:.4f} to {high:.4f})")
+    return 0
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from export.weights import convert
+
+    convert(given.source, given.target)
+    return 0
+
+
+def _saved_model(given: argparse.Namespace) -> int:
+    card = json.loads(given.weights.with_name("model_card.json").read_text("utf-8"))
+    newest = _newest_card(given.models)
+    if given.if_needed and newest and newest["weights"] == card["weights"]:
+        print(f"{given.models}/{newest['version']} holds these weights already")
+        return 0
+
+    from export.gradcam import Network
+    from export.saved_model import ExportError, write_version
+    from export.weights import load_weights, sha256
+
+    if sha256(given.weights) != card["weights"]["sha256"]:
+        raise ExportError(
+            f"{given.weights} is not the file that {given.weights.with_name('model_card.json')} "
+            "describes: make both with `python -m export release`"
+        )
+    network = Network.of(load_weights(given.weights))
+    print(write_version(network, card, given.models, given.version))
+    return 0
+
+
+def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
+    versions = [
+        int(p.parent.parent.name) for p in models.glob(f"[0-9]*/{contract.MODEL_CARD_FILE}")
+    ]
+    if not versions:
+        return None
+    path = models / str(max(versions)) / contract.MODEL_CARD_FILE
+    card: dict[str, dict[str, object]] = json.loads(path.read_text("utf-8"))
+    return card
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from export.verify import verify
+    from export.weights import load_weights
+
+    failed = 0
+    for check in verify(given.version, load_weights(given.weights)):
+        print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
+        failed += not check.passed
+    print(f"{given.version}: {f'{failed} checks failed' if failed else 'all checks passed'}")
+    return 1 if failed else 0
+
+
+def _serve(given: argparse.Namespace) -> int:
+    import logging
+
+    import tensorflow as tf
+
+    from export.local_server import LocalServer
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    tf.get_logger().setLevel("ERROR")  # remarks on a loader that is the real server's own
+    server = LocalServer(contract.MODEL_NAME, given.models, given.address)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    server.start(cancelled=stop)
+    if not stop.is_set():
+        print(f"{given.address.rsplit(':', 1)[0]}:{server.port}", flush=True)
+        stop.wait()
+    server.stop()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="From labelled photographs to a model that TensorFlow Serving can serve.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    shipped = Path(__file__).parent / "weights" / "hemavision.keras"
+
+    def weights(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--weights", type=Path, default=shipped, metavar="FILE", help="default: the shipped"
+        )
+
+    def models(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--models", type=Path, default=_MODELS, metavar="DIR", help=f"default: {_MODELS}"
+        )
+
+    command("architecture", _architecture, "Print the network, layer by layer.")
+
+    draw = command(
+        "draw", _draw, "Draw one sample picture a class: no specimens, just to try the software."
+    )
+    draw.add_argument("folder", type=Path, metavar="FOLDER")
+    draw.add_argument("--seed", type=int, default=1, help="another seed, other drawings")
+
+    train = command(
+        "train", _train, "Train on a folder of class folders or one with a manifest.csv; resumes."
+    )
+    train.add_argument("data", type=Path, metavar="DATA")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the run's own folder"
+    )
+    train.add_argument("--recipe", choices=("default", "owner"), default="default")
+    train.add_argument("--seed", type=int, default=1)
+    train.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="mixed_bfloat16",
+        help="mixed_bfloat16 is faster where the processor has it",
+    )
+
+    evaluate = command("evaluate", _evaluate, "Measure weights on labelled photographs, as JSON.")
+    evaluate.add_argument("weights", type=Path, metavar="WEIGHTS")
+    evaluate.add_argument("data", type=Path, metavar="DATA")
+    evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
+
+    release = command(
+        "release", _release, "Calibrate and measure a training run's weights; write their card."
+    )
+    release.add_argument("run_folder", type=Path, metavar="RUN")
+    release.add_argument("data", type=Path, metavar="DATA")
+    weights(release)
+
+    convert = command(
+        "convert", _convert, "Turn one weight format into another: .keras, .weights.h5, .h5."
+    )
+    convert.add_argument("source", type=Path, metavar="IN")
+    convert.add_argument("target", type=Path, metavar="OUT")
+
+    saved_model = command(
+        "saved-model", _saved_model, "Write a servable version: MODELS/<version>/, by one rename."
+    )
+    weights(saved_model)
+    models(saved_model)
+    saved_model.add_argument("--version", type=int, help="default: the next free number")
+    saved_model.add_argument(
+        "--if-needed", action="store_true", help="not where the newest holds these weights"
+    )
+
+    verify = command("verify", _verify, "Check a version before it is served; status 1 if unfit.")
+    verify.add_argument("version", type=Path, metavar="DIR")
+    weights(verify)
+
+    serve = command(
+        "serve", _serve, "Serve the newest version over gRPC, where there is no TensorFlow Serving."
+    )
+    models(serve)
+    serve.add_argument("--address", default="127.0.0.1:8500", help="host:port; port 0: any")
+    return parser

@@ -1,0 +1,107 @@
+"""Explain inside the graph: where the network looked, for the price of the small head.
+
+The network is cut at two convolutions. One forward pass computes both, and one backward pass,
+from the class's logit, goes no further than the first cut: its gradients give the coarse map of
+the last convolution and the fine map of the 18x18 stage together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
+from gateway import contract
+
+
+class Network(NamedTuple):
+    """The trained network in three pieces that share its weights, and its last layer."""
+
+    to_fine: keras.Model
+    to_last: keras.Model
+    to_hidden: keras.Model
+    classifier: keras.layers.Dense
+
+    @classmethod
+    def of(
+        cls, model: keras.Model, fine: str = FINE_CONVOLUTION, last: str = LAST_CONVOLUTION
+    ) -> Network:
+        """Cut ``model`` after the convolutions named ``fine`` and ``last``."""
+        fine_output = model.get_layer(fine).output
+        last_output = model.get_layer(last).output
+        classifier = model.layers[-1]
+        return cls(
+            keras.Model(model.inputs, fine_output),
+            keras.Model(fine_output, last_output),
+            keras.Model(last_output, classifier.input),
+            classifier,
+        )
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Apply the last layer without its softmax: float32 [N, C]."""
+        return tf.cast(hidden, tf.float32) @ self.classifier.kernel + self.classifier.bias
+
+
+def classify(network: Network, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return ``probabilities`` and ``logits``, float32 [N, C], for uint8 [N, H, W, 3]."""
+    fine = network.to_fine(tf.cast(images, tf.float32), training=False)
+    logits = network.logits(network.to_hidden(network.to_last(fine)))
+    return {contract.PROBABILITIES: tf.nn.softmax(logits), contract.LOGITS: logits}
+
+
+def explain(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return what ``classify`` does, and where class ``class_index`` (int32 [N]) was seen.
+
+    ``conv_features`` and ``gradients`` are float32 [N, h, w, K], of the last convolution;
+    ``cam`` [N, h, w] and ``cam_fine`` [N, h', w'] are not normalised.
+
+    Raises:
+        tf.errors.InvalidArgumentError: an index that is neither a class nor -1.
+    """
+    fine = network.to_fine(tf.cast(images, tf.float32), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(fine)
+        features = network.to_last(fine, training=False)
+        logits = network.logits(network.to_hidden(features, training=False))
+        chosen = tf.gather(logits, _explained(logits, class_index), batch_dims=1)
+    # each photograph's logit depends on its own row alone, so one sum serves the whole batch
+    fine_gradients, gradients = tape.gradient(chosen, [fine, features])
+    return {
+        contract.PROBABILITIES: tf.nn.softmax(logits),
+        contract.LOGITS: logits,
+        contract.CONV_FEATURES: features,
+        contract.GRADIENTS: gradients,
+        contract.CAM: gradcam(features, gradients),
+        contract.CAM_FINE: layercam(fine, fine_gradients),
+    }
+
+
+def gradcam(features: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+    """GradCAM: channels weighed by their mean gradient (Selvaraju et al., ICCV 2017, eq. 1-2).
+
+    Both arguments are [N, h, w, K]; the map is [N, h, w], >= 0.
+    """
+    weights = tf.reduce_mean(gradients, axis=[1, 2])
+    return tf.nn.relu(tf.einsum("nhwk,nk->nhw", features, weights))
+
+
+def layercam(features: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+    """LayerCAM: each place weighed by its own gradient (Jiang et al., IEEE TIP 30, 2021, eq. 5-7).
+
+    Where GradCAM averages gradients over the map and so smears early stages, this keeps the
+    place. Both arguments are [N, h, w, K]; the map is [N, h, w], >= 0.
+    """
+    return tf.nn.relu(tf.reduce_sum(tf.nn.relu(gradients) * features, axis=-1))
+
+
+def _explained(logits: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+    classes = tf.shape(logits)[1]
+    known = tf.debugging.Assert(
+        tf.reduce_all((class_index >= contract.PREDICTED_CLASS) & (class_index < classes)),
+        ["class_index must be -1 (the predicted class) or a class", class_index],
+    )
+    with tf.control_dependencies([known]):
+        predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
+        return tf.where(class_index == contract.PREDICTED_CLASS, predicted, class_index)

@@ -1,0 +1,253 @@
+"""The admission gate: is this version fit to be served? `python -m export verify DIR`.
+
+Every check compares with something the version did not compute itself: the contract, the Keras
+model, a GradCAM worked out apart with NumPy from `tf.GradientTape`'s gradients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
+from export.smear import draw_smear
+from export.warmup import read_warmup
+from gateway import contract
+
+TOLERANCE = 1e-4
+"""Largest difference allowed between the version's figures and those computed apart."""
+
+BATCHES = (1, 3, 8)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verdict."""
+
+    name: str
+    passed: bool
+    finding: str
+
+
+class CheckFailed(Exception):
+    """What a check found wrong."""
+
+
+def verify(version: Path, model: keras.Model) -> Iterator[Check]:
+    """Check the version against the contract and against ``model``; yield each verdict."""
+    candidate = _Candidate(version, model)
+    for check in (
+        _signatures,
+        _model_card,
+        _batches,
+        _rows_are_independent,
+        _parity,
+        _gradcam,
+        _class_index,
+        _warmup,
+        _maps_are_not_flat,
+    ):
+        yield _run(check, candidate)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    version: Path
+    model: keras.Model
+
+    @cached_property
+    def signatures(self) -> Any:
+        self._loaded = tf.saved_model.load(str(self.version))  # signatures die with their owner
+        return self._loaded.signatures
+
+    @cached_property
+    def images(self) -> NDArray[Any]:
+        """Eight pictures, two of each class, drawn: uint8 [8, 224, 224, 3]."""
+        size = (contract.INPUT_SIZE, contract.INPUT_SIZE)
+        return np.stack(
+            [
+                np.asarray(draw_smear(name, seed, *size))
+                for seed in (1, 2)
+                for name in contract.CLASSES
+            ]
+        )
+
+    def predict(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        outputs = self.signatures[contract.PREDICT_SIGNATURE](images=tf.constant(images))
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def explain(self, images: NDArray[Any], indices: list[int]) -> dict[str, NDArray[Any]]:
+        outputs = self.signatures[contract.GRADCAM_SIGNATURE](
+            images=tf.constant(images), class_index=tf.constant(indices, tf.int32)
+        )
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    @cached_property
+    def explained(self) -> dict[str, NDArray[Any]]:
+        return self.explain(self.images, [contract.PREDICTED_CLASS] * len(self.images))
+
+
+def _run(check: Callable[[_Candidate], str], candidate: _Candidate) -> Check:
+    name = check.__name__.strip("_").replace("_", " ")
+    try:
+        return Check(name, True, check(candidate))
+    except Exception as error:  # noqa: BLE001  # whatever a bad version does, it is a finding and no crash
+        finding = (
+            str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        )
+        return Check(name, False, finding.splitlines()[0][:200] if finding else "failed")
+
+
+def _signatures(candidate: _Candidate) -> str:
+    """Names, dtypes and shapes, batch dimension first, as in the contract."""
+    size, classes = contract.INPUT_SIZE, len(contract.CLASSES)
+    picture = {contract.IMAGES: ("uint8", (None, size, size, 3))}
+    answer = {
+        contract.PROBABILITIES: ("float32", (None, classes)),
+        contract.LOGITS: ("float32", (None, classes)),
+    }
+    coarse, fine = contract.CAM_SIZE, contract.CAM_FINE_SIZE
+    explanation = {
+        contract.CONV_FEATURES: ("float32", (None, coarse, coarse, 512)),
+        contract.GRADIENTS: ("float32", (None, coarse, coarse, 512)),
+        contract.CAM: ("float32", (None, coarse, coarse)),
+        contract.CAM_FINE: ("float32", (None, fine, fine)),
+    }
+    index = {contract.CLASS_INDEX: ("int32", (None,))}
+    expected = {
+        contract.PREDICT_SIGNATURE: (picture, answer),
+        contract.GRADCAM_SIGNATURE: (picture | index, answer | explanation),
+    }
+    for name, (inputs, outputs) in expected.items():
+        if name not in candidate.signatures:
+            raise CheckFailed(f"signature {name} is missing")
+        function = candidate.signatures[name]
+        _same(f"{name} inputs", _specs(function.structured_input_signature[1]), inputs)
+        _same(f"{name} outputs", _specs(function.structured_outputs), outputs)
+    return ", ".join(expected)
+
+
+def _model_card(candidate: _Candidate) -> str:
+    card = json.loads((candidate.version / contract.MODEL_CARD_FILE).read_text())
+    _same("card's classes", card["classes"], list(contract.CLASSES))
+    _same("card's version", card["version"], int(candidate.version.name))
+    return f"weights {card['weights']['sha256'][:12]}…"
+
+
+def _batches(candidate: _Candidate) -> str:
+    for batch in BATCHES:
+        images = candidate.images[:batch]
+        outputs = {**candidate.predict(images), **candidate.explain(images, [0] * batch)}
+        for name, array in outputs.items():
+            _same(f"{name}'s rows for a batch of {batch}", len(array), batch)
+            if not np.isfinite(array).all():
+                raise CheckFailed(f"{name} is not finite for a batch of {batch}")
+    return f"N = {', '.join(map(str, BATCHES))}"
+
+
+def _rows_are_independent(candidate: _Candidate) -> str:
+    worst = 0.0
+    for row in range(len(candidate.images)):
+        alone = candidate.explain(candidate.images[row : row + 1], [contract.PREDICTED_CLASS])
+        for name, array in alone.items():
+            worst = max(worst, _difference(name, array[0], candidate.explained[name][row]))
+    return f"largest difference {worst:.1e}"
+
+
+def _parity(candidate: _Candidate) -> str:
+    expected = candidate.model.predict(candidate.images, verbose=0)
+    predicted = candidate.predict(candidate.images)[contract.PROBABILITIES]
+    explained = candidate.explained[contract.PROBABILITIES]
+    worst = max(
+        _difference("probabilities", predicted, expected),
+        _difference("gradcam's probabilities", explained, expected),
+    )
+    return f"largest difference from Keras {worst:.1e}"
+
+
+def _gradcam(candidate: _Candidate) -> str:
+    """Both maps and the gradients for every class, worked out apart."""
+    worst = 0.0
+    for label in range(len(contract.CLASSES)):
+        given = candidate.explain(candidate.images, [label] * len(candidate.images))
+        for name, array in _reference_explanation(candidate, label).items():
+            worst = max(worst, _difference(f"{name} of class {label}", given[name], array))
+    return f"largest difference from tf.GradientTape {worst:.1e}"
+
+
+def _reference_explanation(candidate: _Candidate, label: int) -> dict[str, NDArray[Any]]:
+    model = candidate.model
+    classifier = model.layers[-1]
+    layers = [model.get_layer(name).output for name in (FINE_CONVOLUTION, LAST_CONVOLUTION)]
+    whole = keras.Model(model.inputs, [*layers, classifier.input])
+    with tf.GradientTape() as tape:
+        fine, last, hidden = whole(tf.cast(candidate.images, tf.float32), training=False)
+        logit = (tf.matmul(hidden, classifier.kernel) + classifier.bias)[:, label]
+    fine_gradients, gradients = (g.numpy() for g in tape.gradient(logit, [fine, last]))
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
+    return {
+        contract.CONV_FEATURES: last.numpy(),
+        contract.GRADIENTS: gradients,
+        contract.CAM: np.maximum((weights * last.numpy()).sum(-1), 0),
+        contract.CAM_FINE: (np.maximum(fine_gradients, 0) * fine.numpy()).sum(-1).clip(0),
+    }
+
+
+def _class_index(candidate: _Candidate) -> str:
+    """-1 explains the predicted class; a class that does not exist is refused."""
+    predicted = candidate.explained[contract.PROBABILITIES].argmax(1)
+    named = candidate.explain(candidate.images, [int(label) for label in predicted])
+    _difference(
+        "cam of the predicted class", candidate.explained[contract.CAM], named[contract.CAM]
+    )
+    try:
+        candidate.explain(candidate.images[:1], [len(contract.CLASSES)])
+    except tf.errors.InvalidArgumentError:
+        return "-1 is the predicted class; others are refused"
+    raise CheckFailed(f"class_index {len(contract.CLASSES)} was not refused")
+
+
+def _warmup(candidate: _Candidate) -> str:
+    requests = read_warmup(candidate.version)
+    for request in requests:
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        candidate.signatures[request.model_spec.signature_name](
+            **{name: tf.constant(array) for name, array in inputs.items()}
+        )
+    named = {request.model_spec.signature_name for request in requests}
+    _same("signatures that are warmed", sorted(named), sorted(candidate.signatures))
+    return f"{len(requests)} records"
+
+
+def _maps_are_not_flat(candidate: _Candidate) -> str:
+    for name in (contract.CAM, contract.CAM_FINE):
+        for row, cam in enumerate(candidate.explained[name]):
+            if np.ptp(cam) <= 1e-6:
+                raise CheckFailed(f"{name} of drawn picture {row} is the same everywhere")
+    return f"{len(candidate.images)} drawn pictures"
+
+
+def _specs(structure: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    return {name: (spec.dtype.name, tuple(spec.shape)) for name, spec in structure.items()}
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise CheckFailed(f"{what}: found {found}, expected {expected}")
+
+
+def _difference(what: str, found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference, relative to the largest expected value where that is above 1."""
+    worst = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if not worst <= TOLERANCE:
+        raise CheckFailed(f"{what} differs by {worst:.1e}, more than {TOLERANCE:.0e}")
+    return worst

@@ -1,0 +1,119 @@
+"""Ask a running gateway from a terminal, and print its answers for a person to read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import HemaVisionError
+
+_TIMEOUT = 30.0
+_BAR = 24
+
+
+class GatewayUnreachable(HemaVisionError):
+    """Nothing answers at the gateway's address."""
+
+
+def classify(files: Sequence[Path], url: str, out: Path | None, *, as_json: bool) -> int:
+    """Send each file, print each answer, write each overlay; return 1 where one was refused.
+
+    Raises:
+        GatewayUnreachable: nothing answers at ``url``.
+    """
+    refused = 0
+    for file in files:
+        try:
+            reply = _send(file, url)
+            overlay = _write_overlay(reply, file, out)
+        except (OSError, _Refused) as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            refused += 1
+            continue
+        print(json.dumps(reply) if as_json else _readable(file, reply, overlay))
+    return 1 if refused else 0
+
+
+def check(url: str, probe: str) -> int:
+    """Print what a probe says; return 0 where it is good, else 1."""
+    try:
+        with urllib.request.urlopen(url + probe, timeout=_TIMEOUT) as response:  # noqa: S310  # the user's own address
+            print(f"{url}: {json.load(response)['status']}")
+            return 0
+    except urllib.error.HTTPError as error:
+        print(f"{url}: {_detail(error)}", file=sys.stderr)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{url}: no answer ({error})", file=sys.stderr)
+    return 1
+
+
+class _Refused(Exception):
+    """The gateway's own words on why it did not answer."""
+
+
+def _send(file: Path, url: str) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310  # the user's own address
+        f"{url}/v1/classify",
+        data=file.read_bytes(),
+        headers={"Content-Type": "application/octet-stream"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310  # as above
+            reply: dict[str, Any] = json.load(response)
+            return reply
+    except urllib.error.HTTPError as error:
+        raise _Refused(_detail(error)) from error
+    except urllib.error.URLError as error:
+        raise GatewayUnreachable(
+            f"nothing answers at {url} ({error.reason}). Start it with `make run`, or name "
+            "another with --url."
+        ) from error
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    try:
+        problem = json.load(error)
+        return f"{problem['title']}. {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {error.code} {error.reason}"
+
+
+def _write_overlay(reply: dict[str, Any], file: Path, out: Path | None) -> Path:
+    folder = out or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{file.stem}.overlay.png"
+    aside = path.with_suffix(".new")
+    aside.write_bytes(base64.b64decode(reply["heatmap"]["data"]))
+    aside.replace(path)
+    return path
+
+
+def _readable(file: Path, reply: dict[str, Any], overlay: Path) -> str:
+    about, timing = reply["annotation"], reply["timing_ms"]
+    share = about["normal_range"]
+    within = "within" if reply["within_target"] else "over"
+    stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in timing.items() if stage != "total")
+    lines = [
+        f"{file}: {about['name']}, {100 * reply['confidence']:.1f} %",
+        *(_bar(name, value) for name, value in reply["probabilities"].items()),
+        f"  Function      {about['function']}",
+        f"  Significance  {about['significance']}",
+        f"  Normal range  {share['low']:g} to {share['high']:g} {share['unit']}",
+        f"                {share['source']}",
+        f"                {about['statement']}",
+        *(f"  Note          {warning}" for warning in reply["quality"]["warnings"]),
+        f"  Heat map      {overlay}",
+        f"  Time          {timing['total']:.0f} ms, {within} {reply['target_ms']:g} ms ({stages})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _bar(name: str, probability: float) -> str:
+    filled = round(probability * _BAR)
+    return f"  {name:<12}  {'█' * filled}{'·' * (_BAR - filled)} {100 * probability:5.1f} %"

@@ -1,0 +1,123 @@
+"""From bytes to an upright RGB picture and the model's input tensor. Pure.
+
+The format is told by the content, never by a name. The picture is brought to what a person
+would see: EXIF orientation applied, transparency laid on white (the colour of an empty slide),
+CMYK, palettes, greyscale and 16 bits reduced to 8 bit RGB.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gateway.contract import INPUT_SIZE, RESIZE_FILTER
+from gateway.errors import (
+    MissingPhotograph,
+    PhotographTooLarge,
+    UnreadablePhotograph,
+    UnsupportedMedia,
+)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+"""What is read, in Pillow's names."""
+
+SMALLEST_SIDE = 32
+"""A cell needs some pixels; less than this in either direction (px) shows nobody anything."""
+
+# Pillow's own guard against pictures of too many pixels warns, per process; ours refuses, per
+# request, from the header alone.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded photograph.
+
+    ``picture`` is upright RGB; ``tensor`` is uint8 [224, 224, 3], the whole picture stretched;
+    ``format`` is one of ``FORMATS``; ``frames`` is above 1 where only the first was read.
+    """
+
+    picture: Image.Image
+    tensor: NDArray[np.uint8]
+    format: str
+    frames: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture, in pixels."""
+        return self.picture.size
+
+
+def read_photograph(data: bytes, max_pixels: int) -> Photograph:
+    """Decode one photograph.
+
+    Raises:
+        MissingPhotograph: no bytes.
+        UnsupportedMedia: not a picture in one of ``FORMATS``.
+        PhotographTooLarge: more than ``max_pixels``, by its header; nothing was decoded.
+        UnreadablePhotograph: damaged, truncated, or smaller than ``SMALLEST_SIDE``.
+    """
+    if not data:
+        raise MissingPhotograph("The photograph is empty: send the file's bytes.")
+    with _open(data) as image:
+        _check_size(image, max_pixels)
+        picture, frames = _decode(image)
+        return Photograph(picture, to_tensor(picture), str(image.format), frames)
+
+
+def to_tensor(picture: Image.Image) -> NDArray[np.uint8]:
+    """Stretch an RGB picture to the model's input: uint8 [224, 224, 3]."""
+    resample = Image.Resampling[RESIZE_FILTER.upper()]
+    return np.asarray(picture.resize((INPUT_SIZE, INPUT_SIZE), resample))
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        accepted = ", ".join(FORMATS)
+        message = f"This is not a picture that can be read here. Send one of: {accepted}."
+        raise UnsupportedMedia(message) from error
+    except Exception as error:  # hostile bytes make decoders raise anything
+        raise UnreadablePhotograph(f"The picture's header is damaged ({error}).") from error
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PhotographTooLarge(
+            f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted. "
+            "Crop it to the field with the cell, or scale it down."
+        )
+    if min(width, height) < SMALLEST_SIDE:
+        raise UnreadablePhotograph(
+            f"The picture has {width} x {height} pixels; a cell cannot be read on fewer than "
+            f"{SMALLEST_SIDE} in either direction."
+        )
+
+
+def _decode(image: Image.Image) -> tuple[Image.Image, int]:
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image)), frames
+    except Exception as error:  # hostile bytes make decoders raise anything
+        message = f"The picture is damaged or incomplete ({error}). Send the whole file again."
+        raise UnreadablePhotograph(message) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel, grey; Pillow's own conversion clips
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating point pixels have no agreed range; save 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,246 @@
+"""Start things and stop them again: the gateway alone, or everything on one machine.
+
+On one machine the model server is a process of its own, `python -m export serve`, as it would
+be a container in production; this process never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from aiohttp import web
+
+from gateway.app import create_app
+from gateway.contract import MODEL_CARD_FILE
+from gateway.errors import HemaVisionError, ModelUnavailable, SettingsError
+from gateway.model_client import ModelClient
+from gateway.settings import Settings
+
+_STOP_SECONDS = 10.0
+
+
+class StartFailed(HemaVisionError):
+    """One of the steps failed; the message ends with what it printed."""
+
+
+async def serve(settings: Settings) -> int:
+    """Run the gateway until SIGINT or SIGTERM."""
+    with closing(_listen(settings)) as listening:
+        stop = _stop_event()
+        async with _gateway(settings, listening):
+            print(f"listening on {_url(listening)}", flush=True)
+            await stop.wait()
+    return 0
+
+
+async def up(settings: Settings, own_server: bool, models: Path, samples: Path) -> int:
+    """Draw samples, export the model where needed, start model server and gateway, wait.
+
+    With ``own_server`` false, ``settings.model_server`` names one that runs already.
+
+    Raises:
+        StartFailed, SettingsError: a step failed; what was started is stopped again.
+    """
+    with closing(_listen(settings)) as listening:
+        stop = _stop_event()
+        running = asyncio.create_task(_run(settings, own_server, models, samples, listening))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        running.cancel()  # ready or not: what was started is stopped in reverse order
+        try:
+            await running
+        except asyncio.CancelledError:
+            print(f"{_LINE_START}stopped", flush=True)
+    return 0
+
+
+async def _run(
+    settings: Settings,
+    own_server: bool,
+    models: Path,
+    samples: Path,
+    listening: socket.socket,
+) -> None:
+    await _step("drawing sample pictures", "draw", str(samples))
+    async with _model_server(own_server, models) as server:
+        if server is not None:
+            settings = dataclasses.replace(settings, model_server=server.address)
+            settings = _with_card(settings, models)
+        await _wait_for_model(settings)
+        async with _gateway(settings, listening):
+            url = _url(listening)
+            print(
+                f"Ready: open {url} or send a picture: "
+                f"curl -F file=@{samples}/neutrophil.png {url}/v1/classify",
+                flush=True,
+            )
+            await (server.end() if server is not None else asyncio.Event().wait())
+
+
+@dataclasses.dataclass(frozen=True)
+class _ModelServer:
+    """The local model server's process and its host:port."""
+
+    process: Process
+    address: str
+    log: IO[bytes]
+
+    async def end(self) -> None:
+        status = await self.process.wait()
+        message = f"the model server ended with status {status}:\n{_tail(self.log)}"
+        raise StartFailed(message)
+
+
+@asynccontextmanager
+async def _model_server(own_server: bool, models: Path) -> AsyncIterator[_ModelServer | None]:
+    """Export where needed, start the local model server, and stop it in the end."""
+    if not own_server:
+        yield None
+        return
+    await _step("exporting the model", "saved-model", "--if-needed", "--models", str(models))
+    with TemporaryFile() as log:
+        process = await _start(
+            "serve", "--address", "127.0.0.1:0", "--models", str(models), log=log
+        )
+        try:
+            async with _progress("starting the model server"):
+                server = _ModelServer(process, await _first_line(process), log)
+                if not server.address:
+                    await server.end()
+            yield server
+        finally:
+            await _stop(process)
+
+
+async def _wait_for_model(settings: Settings) -> None:
+    model = ModelClient(settings.model_server, timeout=2.0)
+    try:
+        async with _progress(f"waiting for the model at {settings.model_server}"):
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    await model.available_version()
+                except ModelUnavailable as error:
+                    if time.monotonic() > deadline:
+                        raise StartFailed(str(error)) from error
+                    await asyncio.sleep(0.2)
+                else:
+                    return
+    finally:
+        await model.close()
+
+
+@asynccontextmanager
+async def _gateway(settings: Settings, listening: socket.socket) -> AsyncIterator[None]:
+    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=_STOP_SECONDS)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before the slow steps, so that a taken one is told at once."""
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=128)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror}). "
+            "Choose another with HEMAVISION_HOST and HEMAVISION_PORT."
+        ) from error
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _with_card(settings: Settings, models: Path) -> Settings:
+    if settings.model_card is not None:
+        return settings
+    newest = max((p for p in models.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    return dataclasses.replace(settings, model_card=newest / MODEL_CARD_FILE)
+
+
+async def _step(title: str, *arguments: str) -> None:
+    with TemporaryFile() as log:
+        process = await _start(*arguments, log=log)
+        try:
+            async with _progress(title):
+                if await process.wait() != 0:
+                    raise StartFailed(f"{title} failed:\n{_tail(log)}")
+        finally:
+            await _stop(process)
+
+
+async def _start(*arguments: str, log: IO[bytes]) -> Process:
+    # a session of its own: Ctrl-C in the terminal reaches this process alone, which then stops
+    # its children in the right order
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "export", *arguments,
+        stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=log, start_new_session=True,
+    )  # fmt: skip
+
+
+async def _first_line(process: Process) -> str:
+    assert process.stdout is not None  # it is a pipe
+    return (await process.stdout.readline()).decode().strip()
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _tail(log: IO[bytes], lines: int = 12) -> str:
+    log.seek(0)
+    return b"\n".join(log.read().splitlines()[-lines:]).decode(errors="replace")
+
+
+@asynccontextmanager
+async def _progress(title: str) -> AsyncIterator[None]:
+    """Show that something is going on, and how long it took."""
+    started = time.monotonic()
+    ticking = asyncio.create_task(_tick(title, started))
+    try:
+        yield
+    finally:
+        ticking.cancel()
+    print(f"{_LINE_START}{title}: {time.monotonic() - started:.1f} s", flush=True)
+
+
+async def _tick(title: str, started: float) -> None:
+    while sys.stdout.isatty():
+        print(f"{_LINE_START}{title} … {time.monotonic() - started:.0f} s", end="", flush=True)
+        await asyncio.sleep(0.5)
+
+
+_LINE_START = "\r\x1b[K" if sys.stdout.isatty() else ""
