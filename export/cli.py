@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from gateway import contract
@@ -26,8 +27,7 @@ _MODELS = Path("models") / contract.MODEL_NAME
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (1: it failed, 2: it could not be tried)."""
-    # TensorFlow's C++ side logs a page of remarks on GPUs that are not there
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     given = _parser().parse_args(arguments)
     try:
         status: int = given.run(given)
@@ -40,11 +40,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+@contextmanager
+def _native_log_hidden() -> Iterator[None]:
+    """Hide what TensorFlow's C++ side writes straight to the terminal.
+
+    Importing it on a machine without a GPU prints a page of remarks on GPUs, whatever the log
+    level. Python's own errors are exceptions and lose nothing.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _import_tensorflow() -> None:
+    with _native_log_hidden():
+        import tensorflow as tf
+
+        tf.get_logger().setLevel("ERROR")  # remarks on a loader that is the real server's own
+        tf.config.list_physical_devices()  # the rest of the remarks come with the first use
+
+
 # Each command imports what it needs when it runs: TensorFlow takes seconds, and `draw`, `--help`
 # and an export that is not needed do without it.
 
 
 def _architecture(_: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.architecture import build_model
 
     build_model().summary()
@@ -60,6 +87,7 @@ def _draw(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.train import RECIPES, train
 
     best = train(given.data, given.out, RECIPES[given.recipe], given.seed, given.precision)
@@ -68,6 +96,7 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.dataset import read_dataset, select
     from export.evaluate import measure
     from export.release import answer
@@ -85,6 +114,7 @@ def _evaluate(given: argparse.Namespace) -> int:
 
 
 def _release(given: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.release import release
 
     card = release(given.run_folder, given.data, given.weights)
@@ -95,6 +125,7 @@ def _release(given: argparse.Namespace) -> int:
 
 
 def _convert(given: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.weights import convert
 
     convert(given.source, given.target)
@@ -108,6 +139,7 @@ def _saved_model(given: argparse.Namespace) -> int:
         print(f"{given.models}/{newest['version']} holds these weights already")
         return 0
 
+    _import_tensorflow()
     from export.gradcam import Network
     from export.saved_model import ExportError, write_version
     from export.weights import load_weights, sha256
@@ -118,7 +150,9 @@ def _saved_model(given: argparse.Namespace) -> int:
             "describes: make both with `python -m export release`"
         )
     network = Network.of(load_weights(given.weights))
-    print(write_version(network, card, given.models, given.version))
+    with _native_log_hidden():
+        written = write_version(network, card, given.models, given.version)
+    print(written)
     return 0
 
 
@@ -134,6 +168,7 @@ def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    _import_tensorflow()
     from export.verify import verify
     from export.weights import load_weights
 
@@ -148,12 +183,10 @@ def _verify(given: argparse.Namespace) -> int:
 def _serve(given: argparse.Namespace) -> int:
     import logging
 
-    import tensorflow as tf
-
+    _import_tensorflow()
     from export.local_server import LocalServer
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    tf.get_logger().setLevel("ERROR")  # remarks on a loader that is the real server's own
     server = LocalServer(contract.MODEL_NAME, given.models, given.address)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

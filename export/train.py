@@ -226,9 +226,8 @@ class _Run:
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Make each batch while the one before it is trained on."""
         rng = np.random.default_rng([self.seed, self.state.epoch, window])
-        drawn: NDArray[np.int64] = rng.choice(
-            len(self.training), (count, self.recipe.batch), p=self.shares
-        )
+        shape = (count, self.recipe.batch)
+        drawn = np.asarray(rng.choice(len(self.training), shape, p=self.shares))
         seeds = rng.integers(0, 2**63, shape)
 
         def start(number: int) -> list[Future[NDArray[np.uint8]]]:

@@ -59,15 +59,20 @@ def verify(version: Path, model: keras.Model) -> Iterator[Check]:
         yield _run(check, candidate)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Candidate:
+    """The version under test, its Keras model, and what several checks look at."""
+
     version: Path
     model: keras.Model
 
     @cached_property
+    def loaded(self) -> Any:
+        return tf.saved_model.load(str(self.version))
+
+    @property
     def signatures(self) -> Any:
-        self._loaded = tf.saved_model.load(str(self.version))  # signatures die with their owner
-        return self._loaded.signatures
+        return self.loaded.signatures
 
     @cached_property
     def images(self) -> NDArray[Any]:

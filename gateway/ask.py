@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -99,21 +100,38 @@ def _readable(file: Path, reply: dict[str, Any], overlay: Path) -> str:
     share = about["normal_range"]
     within = "within" if reply["within_target"] else "over"
     stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in timing.items() if stage != "total")
+    paragraphs = {
+        "Function": about["function"],
+        "Significance": about["significance"],
+        "Normal range": f"{share['low']:g} to {share['high']:g} {share['unit']}. "
+        f"{about['statement']}",
+        "Source": share["source"],
+    }
     lines = [
-        f"{file}: {about['name']}, {100 * reply['confidence']:.1f} %",
+        f"{file}: {about['name']}, {percent(reply['confidence'])}",
         *(_bar(name, value) for name, value in reply["probabilities"].items()),
-        f"  Function      {about['function']}",
-        f"  Significance  {about['significance']}",
-        f"  Normal range  {share['low']:g} to {share['high']:g} {share['unit']}",
-        f"                {share['source']}",
-        f"                {about['statement']}",
-        *(f"  Note          {warning}" for warning in reply["quality"]["warnings"]),
+        *(_paragraph(title, text) for title, text in paragraphs.items()),
+        *(_paragraph("Note", warning) for warning in reply["quality"]["warnings"]),
         f"  Heat map      {overlay}",
         f"  Time          {timing['total']:.0f} ms, {within} {reply['target_ms']:g} ms ({stages})",
     ]
     return "\n".join(lines) + "\n"
 
 
+def percent(share: float) -> str:
+    """A share for a person; neither certainty nor nothing comes from rounding."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def _paragraph(title: str, text: str) -> str:
+    indent = " " * 16
+    return textwrap.fill(text, width=100, initial_indent=f"  {title:<14}", subsequent_indent=indent)
+
+
 def _bar(name: str, probability: float) -> str:
     filled = round(probability * _BAR)
-    return f"  {name:<12}  {'█' * filled}{'·' * (_BAR - filled)} {100 * probability:5.1f} %"
+    return f"  {name:<14}{'█' * filled}{'·' * (_BAR - filled)} {percent(probability):>8}"

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any, get_args
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import heatmap, pipeline, wire
 from gateway.admission import Admission
@@ -204,7 +205,7 @@ async def _read_form(request: web.Request, max_bytes: int) -> bytes:
             found.append(str(getattr(part, "name", None))[:40])
             if len(found) > 20:
                 break
-    except ValueError as error:  # aiohttp's reader on a broken form
+    except (ValueError, HttpProcessingError) as error:  # aiohttp's reader on a broken form
         raise MissingPhotograph(f"The multipart form is broken ({error}).") from error
     parts = f"it has {', '.join(found)}" if found else "it has none"
     raise MissingPhotograph(f"The form has no part named `{FIELD}` ({parts}).")

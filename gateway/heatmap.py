@@ -24,7 +24,7 @@ PictureFormat = Literal["png", "jpeg", "webp"]
 COLORMAPS: tuple[Colormap, ...] = ("jet", "turbo", "viridis")
 """The rows of ``colormaps.png``, from the top."""
 
-FADE = 0.25
+FADE = 0.5
 """Below this share of the map's highest value the colour fades out, down to none at zero."""
 
 

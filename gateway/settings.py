@@ -16,8 +16,52 @@ from gateway.errors import SettingsError
 PREFIX = "HEMAVISION_"
 
 
-def _positive(default: float) -> Any:
-    return field(default=default, metadata={"positive": True})
+def _text(text: str) -> str:
+    """A text that is not empty."""
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+def _port(text: str) -> int:
+    """A whole number from 0 to 65535."""
+    if not 0 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+def _address(text: str) -> str:
+    """A host and a port, as in models.example:8500."""
+    host, _, port = text.rpartition(":")
+    if not host or _port(port) == 0:
+        raise ValueError(text)
+    return text
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    """A number above 0."""
+    if not 0 < float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
+def _file(text: str) -> Path:
+    """The path of a file that exists."""
+    if not Path(text).is_file():
+        raise ValueError(text)
+    return Path(text)
+
+
+def _setting(default: Any, parse: Callable[[str], Any]) -> Any:
+    """Declare a setting; the parser's docstring completes 'give ...' where a value is refused."""
+    return field(default=default, metadata={"parse": parse})
 
 
 @dataclass(frozen=True)
@@ -26,45 +70,45 @@ class Settings:
 
     # Where it listens
 
-    host: str = "127.0.0.1"
+    host: str = _setting("127.0.0.1", _text)
     """Address to listen on; 0.0.0.0 for all."""
 
-    port: int = 8080
+    port: int = _setting(8080, _port)
     """Port to listen on; 0 takes any free one."""
 
     # The model server
 
-    model_server: str = "127.0.0.1:8500"
+    model_server: str = _setting("127.0.0.1:8500", _address)
     """host:port of TensorFlow Serving's gRPC; a name with several addresses is balanced over."""
 
-    model_card: Path | None = None
+    model_card: Path | None = _setting(None, _file)
     """The served version's model_card.json, shown at /v1/model; unset: no card is shown."""
 
-    model_timeout: float = _positive(2.0)
+    model_timeout: float = _setting(2.0, _amount)
     """Longest wait for one answer of the model server, retry included, in seconds."""
 
     # What is accepted
 
-    max_bytes: int = _positive(16 * 1024 * 1024)
+    max_bytes: int = _setting(16 * 1024 * 1024, _count)
     """Largest photograph, in bytes."""
 
-    max_pixels: int = _positive(25_000_000)
+    max_pixels: int = _setting(25_000_000, _count)
     """Largest photograph, in pixels (width x height)."""
 
     # How much at once
 
-    max_in_flight: int = _positive(8)
+    max_in_flight: int = _setting(8, _count)
     """Photographs worked on at once. TensorFlow Serving refuses more calls than 4 x its CPUs."""
 
-    max_wait: float = _positive(0.5)
+    max_wait: float = _setting(0.5, _amount)
     """Longest wait of a photograph to be let in, in seconds; then it is refused with 503."""
 
-    workers: int = _positive(os.cpu_count() or 1)
+    workers: int = _setting(os.cpu_count() or 1, _count)
     """Threads that decode photographs and draw overlays."""
 
     # What is promised
 
-    target_ms: float = _positive(200.0)
+    target_ms: float = _setting(200.0, _amount)
     """The latency target that replies are measured against, in milliseconds."""
 
     @classmethod
@@ -86,28 +130,11 @@ class Settings:
 
 
 def _parsed(name: str, setting: Field[Any], text: str) -> Any:
-    parse, expected = _PARSERS[str(setting.type)]
-    positive = setting.metadata.get("positive", False)
-    refusal = SettingsError(f"{name}={text!r}: give {expected}{' above 0' if positive else ''}.")
+    parse: Callable[[str], Any] = setting.metadata["parse"]
     try:
-        value = parse(text)
+        return parse(text)
     except ValueError as error:
-        raise refusal from error
-    if text == "" or (positive and not 0 < value < float("inf")):
-        raise refusal
-    return value
-
-
-def _existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise ValueError(text)
-    return path
-
-
-_PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "str": (str, "a text"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "Path | None": (_existing_file, "the path of a file that exists"),
-}
+        expected = (parse.__doc__ or "").rstrip(".")
+        raise SettingsError(
+            f"{name}={text!r}: give {expected[:1].lower()}{expected[1:]}."
+        ) from error

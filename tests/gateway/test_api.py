@@ -1,0 +1,408 @@
+"""The HTTP API, over the real gateway, a real gRPC server and a real SavedModel."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import re
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, unused_port
+from PIL import Image
+
+from gateway.app import create_app
+from gateway.contract import CLASSES
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+
+BINARY = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture
+async def client(aiohttp_client, model_server) -> TestClient:
+    settings = Settings(model_server=model_server, max_bytes=300_000, max_pixels=500_000)
+    return await aiohttp_client(create_app(settings))
+
+
+@pytest.fixture
+async def orphan(aiohttp_client) -> TestClient:
+    """A gateway whose model server is not there."""
+    return await aiohttp_client(create_app(Settings(model_server=f"127.0.0.1:{unused_port()}")))
+
+
+def form(data: bytes, field: str = "file") -> aiohttp.FormData:
+    built = aiohttp.FormData()
+    built.add_field(field, data, filename="cell.jpg", content_type="image/jpeg")
+    return built
+
+
+def picture(size: tuple[int, int], picture_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 180, 190)).save(buffer, picture_format)
+    return buffer.getvalue()
+
+
+async def problem(response: aiohttp.ClientResponse) -> dict:
+    """The problem that an error reply must be."""
+    assert response.content_type == "application/problem+json"
+    body = await response.json(content_type=None)
+    assert body["status"] == response.status
+    assert body["type"].startswith("urn:hemavision:problem:")
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert len(body["detail"]) > 15
+    return body
+
+
+async def test_classify_answers_everything(client, jpeg):
+    """A multipart photograph gets class, confidence, probabilities, context, overlay, times."""
+    response = await client.post("/v1/classify", data=form(jpeg))
+    body = await response.json()
+    assert response.status == 200
+    assert list(body["probabilities"]) == list(CLASSES)
+    assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert body["confidence"] == max(body["probabilities"].values())
+    assert body["probabilities"][body["prediction"]] == body["confidence"]
+    assert body["annotation"]["class"] == body["prediction"]
+    assert body["annotation"]["normal_range"]["source"]
+    assert "One cell is no percentage" in body["annotation"]["statement"]
+    assert body["model"] == {"name": "hemavision", "version": 1}
+    assert body["quality"] == {"width": 360, "height": 363, "format": "JPEG", "warnings": []}
+    assert body["target_ms"] == 200
+    assert body["within_target"] is (body["timing_ms"]["total"] <= 200)
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert response.headers["Cache-Control"] == "no-store"
+    stages = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
+    assert stages == ["prepare", "predict", "explain", "total"]
+    overlay = Image.open(io.BytesIO(base64.b64decode(body["heatmap"]["data"])))
+    assert overlay.size == (360, 363)
+    assert body["heatmap"]["explained_class"] == body["prediction"]
+
+
+async def test_a_raw_body_is_the_same_as_a_form(client, jpeg):
+    """Both ways of sending give the same answer."""
+    raw = await client.post("/v1/classify", data=jpeg, headers={"Content-Type": "image/jpeg"})
+    multipart = await client.post("/v1/classify", data=form(jpeg))
+    assert (await raw.json())["probabilities"] == (await multipart.json())["probabilities"]
+
+
+async def test_the_answer_is_the_models_own(client, smear, tiny_model):
+    """What comes out is what Keras says of the same pixels: nothing is embellished on the way."""
+    buffer = io.BytesIO()
+    smear.save(buffer, "PNG")
+    response = await client.post("/v1/classify", data=buffer.getvalue(), headers=BINARY)
+    tensor = np.asarray(smear.resize((224, 224), Image.Resampling.BILINEAR))
+    expected = tiny_model.predict(tensor[np.newaxis], verbose=0)[0]
+    answered = list((await response.json())["probabilities"].values())
+    assert answered == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+async def test_one_rpc_a_photograph(aiohttp_client, model_server, jpeg):
+    """Probabilities and heat map come from one call of the model server."""
+    from gateway.model_client import ModelClient
+
+    calls = []
+
+    class Counting(ModelClient):
+        async def _call(self, method, request):
+            calls.append(request)
+            return await super()._call(method, request)
+
+    app = create_app(Settings(model_server=model_server), connect=Counting)
+    client = await aiohttp_client(app)
+    assert (await client.post("/v1/classify", data=form(jpeg))).status == 200
+    assert len(calls) == 1
+
+
+async def test_a_grid_is_the_map_itself(client, jpeg):
+    """heatmap=grid answers with the cells, their method and where they lie."""
+    for resolution, size, method in (("fine", 18, "LayerCAM"), ("coarse", 4, "GradCAM")):
+        query = {"heatmap": "grid", "resolution": resolution}
+        body = await (await client.post("/v1/classify", data=form(jpeg), params=query)).json()
+        cells = np.array(body["heatmap"]["cells"])
+        assert cells.shape == (size, size)
+        assert cells.min() >= 0
+        assert cells.max() in (0, 1)
+        assert body["heatmap"]["method"] == method
+        assert body["heatmap"]["placement"]["pitch"] * size == pytest.approx(216, abs=30)
+        assert "data" not in body["heatmap"]
+
+
+async def test_no_heat_map_on_request(client, jpeg):
+    """heatmap=none answers the class alone."""
+    response = await client.post("/v1/classify?heatmap=none", data=form(jpeg))
+    assert (await response.json())["heatmap"] is None
+
+
+async def test_any_class_can_be_explained(client, jpeg):
+    """explain=CLASS shows where that class was seen; lower case will do."""
+    maps = {}
+    for name in CLASSES:
+        query = {"explain": name.lower(), "heatmap": "grid", "resolution": "coarse"}
+        body = await (await client.post("/v1/classify", data=form(jpeg), params=query)).json()
+        assert body["heatmap"]["explained_class"] == name
+        maps[name] = str(body["heatmap"]["cells"])
+    assert len(set(maps.values())) > 1
+
+
+@pytest.mark.parametrize("picture_format", ["png", "jpeg", "webp"])
+async def test_heatmap_answers_with_the_overlay_itself(client, jpeg, picture_format):
+    """/v1/heatmap is the picture, in the asked format, at the photograph's size."""
+    response = await client.post(f"/v1/heatmap?format={picture_format}", data=form(jpeg))
+    assert response.content_type == f"image/{picture_format}"
+    overlay = Image.open(io.BytesIO(await response.read()))
+    assert overlay.size == (360, 363)
+    assert overlay.format == picture_format.upper()
+
+
+async def test_the_overlay_keeps_a_wide_photographs_aspect(client, smear):
+    """A field of 4:3 gets an overlay of 4:3."""
+    buffer = io.BytesIO()
+    smear.resize((640, 480)).save(buffer, "JPEG")
+    response = await client.post("/v1/heatmap", data=form(buffer.getvalue()))
+    assert Image.open(io.BytesIO(await response.read())).size == (640, 480)
+
+
+async def test_predict_keeps_the_original_applications_shape(client, jpeg):
+    """Its clients find every field where it was, in percent, and no demo mode."""
+    response = await client.post("/predict", data=form(jpeg))
+    body = await response.json()
+    assert set(body) == {
+        "prediction",
+        "confidence",
+        "probabilities",
+        "heatmap",
+        "original",
+        "info",
+        "demo_mode",
+    }
+    assert sum(body["probabilities"].values()) == pytest.approx(100, abs=0.05)
+    assert body["confidence"] == max(body["probabilities"].values())
+    assert set(body["info"]) == {"description", "normal_range", "color", "icon"}
+    assert body["demo_mode"] is False
+    for name in ("heatmap", "original"):
+        decoded = Image.open(io.BytesIO(base64.b64decode(body[name])))
+        assert (decoded.format, decoded.size) == ("PNG", (224, 224))
+
+
+async def test_predict_takes_a_form_only(client, jpeg):
+    """As in the original application."""
+    response = await client.post("/predict", data=jpeg, headers=BINARY)
+    assert response.status == 415
+    assert "file" in (await problem(response))["detail"]
+
+
+async def test_the_reference_data_has_its_sources(client):
+    """/v1/reference lists the four classes."""
+    body = await (await client.get("/v1/reference")).json()
+    assert [entry["class"] for entry in body["classes"]] == list(CLASSES)
+
+
+async def test_the_model_describes_itself(aiohttp_client, model_server, tmp_path):
+    """/v1/model gives the version that is served, the preprocessing and the card."""
+    path = tmp_path / "card.json"
+    path.write_text('{"metrics": {"accuracy": 0.5}}')
+    app = create_app(Settings(model_server=model_server, model_card=path))
+    body = await (await (await aiohttp_client(app)).get("/v1/model")).json()
+    assert body["version"] == 1
+    assert body["classes"] == list(CLASSES)
+    assert body["input"]["resize_policy"] == "stretch"
+    assert body["card"] == {"metrics": {"accuracy": 0.5}}
+
+
+def test_a_broken_model_card_stops_the_start(tmp_path):
+    """A file that is no JSON is named."""
+    path = tmp_path / "card.json"
+    path.write_text("{")
+    with pytest.raises(SettingsError, match="HEMAVISION_MODEL_CARD"):
+        create_app(Settings(model_card=path))
+
+
+async def test_probes(client, orphan):
+    """Alive without a model; ready only with one."""
+    assert (await client.get("/livez")).status == 200
+    ready = await client.get("/readyz")
+    assert (ready.status, (await ready.json())["model_version"]) == (200, 1)
+    assert (await orphan.get("/livez")).status == 200
+    assert (await orphan.get("/readyz")).status == 503
+
+
+@pytest.mark.parametrize("route", ["/v1/classify", "/v1/heatmap", "/predict"])
+async def test_no_model_is_503_at_once(orphan, jpeg, route):
+    """Nothing is invented where there is no model; the client is told when to come back."""
+    async with asyncio.timeout(5):
+        response = await orphan.post(route, data=form(jpeg))
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "1"
+    assert (await problem(response))["type"].endswith("model-unavailable")
+
+
+async def test_the_page_and_its_files(client):
+    """The page brings everything with it and may talk to nobody else."""
+    page = await client.get("/")
+    assert page.content_type == "text/html"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    text = await page.text()
+    assert "http://" not in text
+    assert "https://" not in text
+    for address in re.findall(r'(?:src|href)="(/page/[^"]+)"', text):
+        assert (await client.get(address)).status == 200, address
+    assert (await client.get("/page/../app.py")).status == 404
+    assert (await client.get("/page/nothing.js")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "name", "word"),
+    [
+        (b"", 400, "missing-photograph", "empty"),
+        (b"not a picture at all", 415, "unsupported-media", "JPEG"),
+        (b"GIF89a" + bytes(60), 415, "unsupported-media", "PNG"),
+        (picture((300, 300), "JPEG")[:1000], 422, "unreadable-photograph", "again"),
+        (bytes(300_001), 413, "photograph-too-large", "300,000"),
+        (picture((1000, 501)), 413, "photograph-too-large", "1000 x 501"),
+        (picture((8, 8)), 422, "unreadable-photograph", "32"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda data: {"data": data, "headers": BINARY}, None])
+async def test_a_bad_photograph_is_refused_with_a_reason(client, data, status, name, word, wrap):
+    """Each refusal, raw and in a form: a 4xx that says what to do."""
+    sent = wrap(data) if wrap else {"data": form(data)}
+    response = await client.post("/v1/classify", **sent)
+    body = await problem(response)
+    assert (response.status, body["type"].rsplit(":", 1)[1]) == (status, name)
+    assert word in body["detail"]
+
+
+async def test_a_stream_without_length_cannot_pass_the_cap(client):
+    """An endless body is cut off just past the limit."""
+
+    async def endless():
+        while True:
+            yield bytes(65536)
+
+    try:
+        response = await client.post("/v1/classify", data=endless(), headers=BINARY)
+    except aiohttp.ClientError:  # the server closed the connection while we were still writing
+        return
+    assert response.status == 413
+
+
+async def test_a_wrong_field_name_is_told(client, jpeg):
+    """The message says which part was expected and which came."""
+    response = await client.post("/v1/classify", data=form(jpeg, field="image"))
+    assert response.status == 400
+    detail = (await problem(response))["detail"]
+    assert "`file`" in detail
+    assert "image" in detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--wrong\r\n",
+        b"--b\r\nContent-Disposition: form-data",
+        b"--b\r\nno header at all\r\n\r\nx",
+    ],
+)
+async def test_a_broken_form_is_the_clients_fault(client, body):
+    """Whatever is wrong with the form, the answer is 400."""
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    response = await client.post("/v1/classify", data=body, headers=headers)
+    assert response.status == 400
+    await problem(response)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "text/plain", "application/x-www-form-urlencoded"]
+)
+async def test_other_bodies_are_refused(client, jpeg, content_type):
+    """A form without boundary, text, and curl's --data-binary without a type: told what to send."""
+    headers = {"Content-Type": content_type}
+    response = await client.post("/v1/classify", data=jpeg, headers=headers)
+    assert response.status in (400, 415)
+    await problem(response)
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("explain=BASOPHIL", "NEUTROPHIL"),
+        ("explain=", "NEUTROPHIL"),
+        ("heatmap=yes", "overlay"),
+        ("resolution=4k", "coarse"),
+        ("colormap=hot", "viridis"),
+        ("format=gif", "webp"),
+        ("alpha=2", "from 0 to 1"),
+        ("alpha=nan", "from 0 to 1"),
+        ("alpha=x", "from 0 to 1"),
+        ("colourmap=jet", "colormap"),
+        ("alpha=0.1&alpha=0.2", "twice"),
+    ],
+)
+async def test_a_bad_option_is_refused_with_what_is_accepted(client, jpeg, query, word):
+    """Unknown names and values never pass silently."""
+    response = await client.post(f"/v1/classify?{query}", data=form(jpeg))
+    body = await problem(response)
+    assert (response.status, body["type"].rsplit(":", 1)[1]) == (400, "invalid-option")
+    assert word in body["detail"]
+
+
+async def test_routes_that_do_not_exist_are_problems_too(client):
+    """404 and 405 speak the same language, and 405 says what is allowed."""
+    assert (await problem(await client.get("/v2/classify")))["status"] == 404
+    refused = await client.get("/v1/classify")
+    assert (await problem(refused))["status"] == 405
+    assert refused.headers["Allow"] == "POST"
+
+
+async def test_a_request_id_is_kept_or_made(client):
+    """A client's own id comes back; a bad one is replaced."""
+    given = await client.get("/livez", headers={"X-Request-ID": "abc-123"})
+    assert given.headers["X-Request-ID"] == "abc-123"
+    bad = await client.get("/livez", headers={"X-Request-ID": "a b;c"})
+    assert re.fullmatch(r"[0-9a-f]{32}", bad.headers["X-Request-ID"])
+
+
+async def test_metrics_count_what_happened(client, jpeg):
+    """Requests by route and status, stages, predictions and problems; never invented paths."""
+    await client.post("/v1/classify", data=form(jpeg))
+    await client.post("/v1/classify", data=b"x", headers=BINARY)
+    await client.get("/made/up/path")
+    text = await (await client.get("/metrics")).text()
+    requests = "hemavision_requests_total"
+    assert f'{requests}{{method="POST",route="/v1/classify",status="200"}} 1.0' in text
+    assert f'{requests}{{method="POST",route="/v1/classify",status="415"}} 1.0' in text
+    assert f'{requests}{{method="GET",route="unknown",status="404"}} 1.0' in text
+    assert 'hemavision_stage_duration_seconds_count{stage="predict"} 1.0' in text
+    assert 'hemavision_request_duration_seconds_bucket{le="0.2",route="/v1/classify"}' in text
+    assert 'hemavision_errors_total{problem="unsupported-media"} 1.0' in text
+    assert "hemavision_photographs_in_flight 0.0" in text
+    assert "made" not in text
+
+
+async def test_the_log_has_one_line_a_request_and_no_file_names(client, jpeg, caplog):
+    """What is logged identifies the request, not the specimen."""
+    with caplog.at_level(logging.INFO, "gateway.access"):
+        await client.post("/v1/classify", data=form(jpeg))
+    (record,) = caplog.records
+    line = json.loads(record.getMessage())
+    assert (line["route"], line["status"]) == ("/v1/classify", 200)
+    assert "cell.jpg" not in record.getMessage()
+
+
+async def test_many_at_once_are_answered_or_turned_away(aiohttp_client, model_server, jpeg):
+    """Over the limit and past the wait a request gets 503; the others are answered."""
+    settings = Settings(model_server=model_server, max_in_flight=1, max_wait=0.001)
+    client = await aiohttp_client(create_app(settings))
+    responses = await asyncio.gather(
+        *(client.post("/v1/classify", data=form(jpeg)) for _ in range(12))
+    )
+    statuses = sorted(response.status for response in responses)
+    assert statuses[0] == 200
+    assert set(statuses) == {200, 503}
+    refused = next(response for response in responses if response.status == 503)
+    assert (await problem(refused))["type"].endswith("overloaded")
+    assert (await client.post("/v1/classify", data=form(jpeg))).status == 200

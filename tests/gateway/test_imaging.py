@@ -1,0 +1,169 @@
+"""From bytes to an upright RGB picture: every format, every refusal."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from gateway import errors
+from gateway.imaging import read_photograph, to_tensor
+
+LIMIT = 1_000_000
+
+
+def encoded(picture: Image.Image, picture_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, picture_format, **options)
+    return buffer.getvalue()
+
+
+def gradient(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:
+    """Red grows to the right, green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    return Image.fromarray(np.stack([x, y, 0 * x + 90], -1).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_formats_are_told_by_their_content(picture_format):
+    """Each accepted format gives the same picture, near enough for its compression."""
+    photograph = read_photograph(encoded(gradient(), picture_format), LIMIT)
+    assert photograph.format == picture_format
+    assert photograph.size == (80, 60)
+    assert photograph.tensor.shape == (224, 224, 3)
+    assert photograph.tensor.dtype == np.uint8
+    difference = np.asarray(photograph.picture).astype(int) - np.asarray(gradient())
+    assert np.abs(difference).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    """A picture stored turned or mirrored is read as it was seen."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = gradient()
+    if orientation in inverse:
+        stored = stored.transpose(inverse[orientation])
+    photograph = read_photograph(encoded(stored, "PNG", exif=exif), LIMIT)
+    assert np.array_equal(np.asarray(photograph.picture), np.asarray(gradient()))
+
+
+def test_transparency_is_laid_on_white():
+    """What is transparent shows an empty slide, not whatever colour lies hidden there."""
+    picture = Image.new("RGBA", (64, 64), (200, 0, 0, 0))
+    pixels = np.asarray(read_photograph(encoded(picture, "PNG"), LIMIT).picture)
+    assert (pixels == 255).all()
+
+
+def test_palette_with_transparency_is_laid_on_white():
+    """The same for a palette's transparent entry."""
+    picture = Image.new("P", (64, 64), 0)
+    picture.putpalette([10, 20, 30])
+    pixels = np.asarray(read_photograph(encoded(picture, "PNG", transparency=0), LIMIT).picture)
+    assert (pixels == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA"])
+def test_other_colour_modes_become_rgb(mode):
+    """Greyscale, bilevel, palette, CMYK and grey with alpha are all read."""
+    picture = Image.new("RGB", (64, 64), "white").convert(mode)
+    photograph = read_photograph(encoded(picture, "TIFF"), LIMIT)
+    assert photograph.picture.mode == "RGB"
+    assert (np.asarray(photograph.picture) >= 250).all()
+
+
+@pytest.mark.parametrize("picture_format", ["PNG", "TIFF"])
+def test_16_bit_greyscale_keeps_its_range(picture_format):
+    """16 bits are scaled to 8; Pillow's own conversion would clip them to white."""
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    photograph = read_photograph(encoded(Image.fromarray(values), picture_format), LIMIT)
+    assert np.array_equal(np.asarray(photograph.picture)[..., 0], values >> 8)
+
+
+def test_only_the_first_frame_is_read_and_said_so():
+    """An animated picture gives its first frame and the number of frames."""
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    photograph = read_photograph(data, LIMIT)
+    assert photograph.frames == 2
+    assert photograph.picture.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_whole_picture_is_stretched():
+    """Nothing is cropped: the corners of a wide picture are the corners of the tensor."""
+    tensor = to_tensor(gradient(size=(640, 100)))
+    assert tensor[0, 0, 0] < 5
+    assert tensor[0, -1, 0] > 250
+    assert tensor[-1, 0, 1] > 250
+
+
+def test_no_bytes_are_no_photograph():
+    """An empty body is refused as missing."""
+    with pytest.raises(errors.MissingPhotograph):
+        read_photograph(b"", LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7\n", b"GIF89a" + bytes(40), bytes(1000)])
+def test_what_is_no_accepted_picture_is_refused_with_the_accepted_formats(data):
+    """Text, documents, GIF and noise are refused, and the message lists what is read."""
+    with pytest.raises(errors.UnsupportedMedia, match="JPEG, PNG, WEBP, TIFF, BMP"):
+        read_photograph(data, LIMIT)
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_a_truncated_picture_is_refused(picture_format):
+    """Half a file is never read as a picture with a grey half."""
+    data = encoded(gradient(size=(300, 300)), picture_format)
+    with pytest.raises((errors.UnreadablePhotograph, errors.UnsupportedMedia)):
+        read_photograph(data[: len(data) // 2], LIMIT)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_too_many_pixels_are_refused_from_the_header():
+    """A bomb of pixels is refused by its header: its data, which is not there, is never read."""
+    data = encoded(Image.new("1", (20_000, 20_000)), "PNG")[:200]
+    with pytest.raises(errors.PhotographTooLarge, match="20000 x 20000"):
+        read_photograph(data, LIMIT)
+
+
+def test_the_pixel_limit_is_inclusive():
+    """Exactly the limit is accepted, one row more is not."""
+    assert read_photograph(encoded(gradient(size=(100, 80)), "PNG"), 8000).size == (100, 80)
+    with pytest.raises(errors.PhotographTooLarge):
+        read_photograph(encoded(gradient(size=(100, 81)), "PNG"), 8000)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (31, 64)])
+def test_a_picture_too_small_for_a_cell_is_refused(size):
+    """The model would answer for one pixel too; nobody could read that cell."""
+    with pytest.raises(errors.UnreadablePhotograph, match="32"):
+        read_photograph(encoded(Image.new("RGB", size), "PNG"), LIMIT)
+
+
+def test_floating_point_pixels_are_refused():
+    """Nobody can say which value is white."""
+    with pytest.raises(errors.UnreadablePhotograph, match="floating point"):
+        read_photograph(encoded(Image.new("F", (64, 64)), "TIFF"), LIMIT)
+
+
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_else(data):
+    """Whatever a file's bytes are changed to, it is read or refused as the client's fault."""
+    picture_format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP"]))
+    damaged = bytearray(encoded(gradient(), picture_format))
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(errors.RequestError):
+        read_photograph(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]), LIMIT)
