@@ -15,9 +15,10 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
 
 bench: .venv/dev  ## the gateway beside the bare model server, in one run
+	$(BIN)/python -m export draw samples
+	$(BIN)/python -m export saved-model --if-needed
 	$(BIN)/python -m loadtest.bench
 
 protos: .venv/dev  ## generate gateway/protos/serving_pb2.py and .pyi

@@ -24,6 +24,8 @@ PictureFormat = Literal["png", "jpeg", "webp"]
 COLORMAPS: tuple[Colormap, ...] = ("jet", "turbo", "viridis")
 """The rows of ``colormaps.png``, from the top."""
 
+_HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
+
 FADE = 0.5
 """Below this share of the map's highest value the colour fades out, down to none at zero."""
 
@@ -63,7 +65,9 @@ def encode(picture: Image.Image, picture_format: PictureFormat) -> bytes:
     """Encode an RGB picture."""
     buffer = io.BytesIO()
     options: dict[PictureFormat, dict[str, int]] = {
-        "png": {"compress_level": 1},  # twice the bytes of level 6 in a quarter of the time
+        # Huffman coding alone: an overlay at 360 px takes 7 ms and 160 kB; zlib's level 1 takes 9
+        # and 190, its default level 6 takes 39 and 160
+        "png": {"compress_level": 1, "compress_type": _HUFFMAN_ONLY},
         "jpeg": {"quality": 90},
         "webp": {"quality": 90, "method": 0},
     }
