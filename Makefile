@@ -1,7 +1,7 @@
 # Each target sets up what it needs. On a fresh machine: python3 (3.11 or 3.12), make, network.
 PYTHON ?= python3
 BIN := .venv/bin
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
 .PHONY: run test lint bench protos lock clean
 

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from gateway.contract import INPUT_SIZE, RESIZE_FILTER
 from gateway.errors import (
@@ -21,6 +30,9 @@ from gateway.errors import (
     UnreadablePhotograph,
     UnsupportedMedia,
 )
+
+# Imported here, so that the first request does not wait for Pillow to import all its decoders.
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """What is read, in Pillow's names."""

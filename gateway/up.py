@@ -35,7 +35,7 @@ class StartFailed(HemaVisionError):
 
 
 async def serve(settings: Settings) -> int:
-    """Run the gateway until SIGINT or SIGTERM."""
+    """Run the gateway until SIGINT, SIGTERM or SIGHUP."""
     with closing(_listen(settings)) as listening:
         stop = _stop_event()
         async with _gateway(settings, listening):
@@ -171,7 +171,7 @@ def _url(listening: socket.socket) -> str:
 
 def _stop_event() -> asyncio.Event:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
 

@@ -73,6 +73,26 @@ def test_a_signal_stops_it_cleanly(model_server, number):
     assert "Traceback" not in printed
 
 
+def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
+    """It draws the samples, starts no server of its own, and ends with the address."""
+    process = subprocess.Popen(
+        [HEMAVISION, "up"],
+        cwd=tmp_path,
+        env=os.environ | {"HEMAVISION_PORT": "0", "HEMAVISION_MODEL_SERVER": model_server},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    ready = next(line for line in lines if line.startswith("Ready"))
+    url = re.search(r"http://[\d.:]+", ready)[0]
+    assert ask.check(url, "/readyz") == 0
+    assert (tmp_path / "samples/neutrophil.png").is_file()
+    assert not (tmp_path / "models").exists()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == "stopped\n"
+    assert process.returncode == 0
+
+
 def test_a_taken_port_is_told(model_server):
     """One sentence that names the settings, status 2."""
     with gateway(MODEL_SERVER=model_server) as (_, url):
