@@ -103,6 +103,9 @@ def _geometry(
     middle = np.array([width / 2, height / 2])
     centre = middle + towards_cell * (np.array(specimen.centre) - middle)
     centre = centre - matrix @ rng.uniform(-0.12 * window, 0.12 * window, 2)
+    # the cell's place in the frame, from its middle; one at the photograph's edge may be outside
+    place = np.linalg.solve(matrix, np.array(specimen.centre) - centre)
+    centre = np.array(specimen.centre) - matrix @ place.clip(-0.46 * window, 0.46 * window)
     return _warp(specimen, matrix, centre, window, rng)
 
 
@@ -150,7 +153,7 @@ def _colour(
     matrix = _UNMIX @ np.diag(stains) @ _STAINS + rng.normal(0, strength.mixing, (3, 3))
     if rng.random() < strength.grey:
         matrix = matrix @ np.full((3, 3), 1 / 3)
-    offset = rng.uniform(-0.08, strength.background) + rng.normal(0, 0.06, 3)
+    offset = strength.background * (rng.uniform(-0.32, 1) + rng.normal(0, 0.24, 3))
     density = _OPTICAL_DENSITY[pixels].reshape(-1, 3) @ matrix.astype(np.float32)
     light = 256 * np.exp(-(density + offset.astype(np.float32))) - 1
     if rng.random() < 0.3:

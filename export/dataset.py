@@ -2,7 +2,8 @@
 
 Two layouts are understood. A folder with a ``manifest.csv`` (columns ``path, source, split,
 label, group`` and, where known, ``wbc_boxes``), or a folder of class folders, which is split
-70/20/10 here. Either way a group (photographs that show the same cell) never spans two splits.
+70/20/10 here. A group is photographs that show the same cell. No split made here cuts through
+one; a manifest's own splits are taken as they are, and measured with and without those that do.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gateway.contract import CLASSES, INPUT_SIZE, RESIZE_FILTER
 
@@ -37,7 +38,7 @@ class Photograph:
     """One labelled photograph.
 
     ``label`` indexes ``CLASSES``; ``box`` is the white cell's xmin, ymin, xmax, ymax in pixels
-    of the stored file, where somebody drew it.
+    of the upright picture, where somebody drew it.
     """
 
     path: Path
@@ -52,7 +53,7 @@ def read_dataset(root: Path) -> list[Photograph]:
     """List the photographs of the four classes under ``root``, each with its split.
 
     Raises:
-        DatasetError: no data, unknown splits, missing files, an empty class; every offending
+        DatasetError: no data, unknown labels, missing files, an empty class; every offending
             row is named.
     """
     manifest = root / "manifest.csv"
@@ -73,13 +74,20 @@ def select(photographs: Iterable[Photograph], split: str) -> list[Photograph]:
 
 
 def load_upright(path: Path) -> Image.Image:
-    """Decode one photograph to RGB.
+    """Decode one photograph to upright RGB, as the gateway does; transparency is laid on white.
 
     Raises:
         OSError: the file is missing, truncated or no picture.
     """
     with Image.open(path) as picture:
-        return picture.convert("RGB")
+        upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):  # 16 bits per pixel, grey; Pillow's own conversion clips
+        grey = np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if upright.has_transparency_data:
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright.convert("RGBA"))
+    return upright.convert("RGB")
 
 
 def load_input(path: Path) -> NDArray[np.uint8]:

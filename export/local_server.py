@@ -245,7 +245,7 @@ class LocalServer:
 
         Raises:
             Exception: the first version cannot be loaded.
-            RuntimeError: the address is taken.
+            OSError: the address is taken.
         """
         cancelled = cancelled or self._stopping
         while not self.library.poll():
@@ -262,7 +262,10 @@ class LocalServer:
         for service in _HEALTH_SERVICES:
             checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
-        self.port = self._server.add_insecure_port(self.address)
+        try:
+            self.port = self._server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self.address}: is it taken?") from error
         self._server.start()
         self._watcher.start()
 

@@ -100,7 +100,7 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
             source: _SOURCES.get(source, {"citation": source})
             for source in sorted({p.source for p in photographs})
         },
-        "metrics": _metrics(calibrated),
+        "metrics": _metrics(calibrated, {p.group for p in photographs if p.split == "train"}),
         "calibration": {
             "method": "temperature scaling fitted on validation, folded into the last layer",
             "temperature": temperature,
@@ -130,15 +130,16 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
     return card
 
 
-def _metrics(answers: Answers) -> dict[str, Any]:
-    """By split and source: ``pbc/test`` and so on."""
-    kinds = sorted({(p.source, p.split) for p in answers.photographs})
-    return {
-        f"{source}/{split}": measure(
-            answers.where(lambda p, s=source, t=split: (p.source, p.split) == (s, t))  # type: ignore[misc]  # bound
-        )
-        for source, split in kinds
-    }
+def _metrics(answers: Answers, trained: set[str]) -> dict[str, Any]:
+    """By source and split, such as ``pbc/test``; and without groups that training saw as well."""
+    metrics = {}
+    for source, split in sorted({(p.source, p.split) for p in answers.photographs}):
+        part = answers.where(lambda p, s=source, t=split: (p.source, p.split) == (s, t))  # type: ignore[misc]  # bound
+        metrics[f"{source}/{split}"] = measure(part)
+        unseen = part.where(lambda p: p.group not in trained)
+        if len(unseen.photographs) < len(part.photographs):
+            metrics[f"{source}/{split}, cells not in training"] = measure(unseen)
+    return metrics
 
 
 def _test_errors(answers: Answers) -> dict[str, float]:

@@ -107,14 +107,18 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
         DatasetError: the data cannot be trained on, or ``out`` holds another run's checkpoint.
     """
     keras.utils.set_random_seed(seed)
-    keras.mixed_precision.set_global_policy(precision)
     photographs = read_dataset(data)
     refuse_unreadable(photographs)
     out.mkdir(parents=True, exist_ok=True)
     _remember_run(out, recipe, seed, photographs)
     run = _Run(out, recipe, seed, photographs)
-    for number, stage in enumerate(recipe.stages):
-        run.stage(number, stage)
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        for number, stage in enumerate(recipe.stages):
+            run.stage(number, stage)
+    finally:  # whoever builds a model next in this process wants no bfloat16
+        keras.mixed_precision.set_global_policy(before)
     _plot_history(out)
     return out / "best.keras"
 
@@ -143,10 +147,11 @@ class _Run:
     ) -> None:
         self.out, self.recipe, self.seed = out, recipe, seed
         self.training = select(photographs, "train")
-        self.shares = _sampling_shares(self.training, recipe.balance)
         self.validation = select(photographs, "val")
-        if not self.validation:
-            raise DatasetError("there is nothing to validate on: mark some rows split=val")
+        for split, chosen in (("train", self.training), ("val", self.validation)):
+            if not chosen:
+                raise DatasetError(f"no photograph is in the split `{split}`: mark some, or add more")
+        self.shares = _sampling_shares(self.training, recipe.balance)
         self.specimens: dict[int, Specimen] = {}
         self.inputs = np.stack([load_input(p.path) for p in self.validation])
         self.state = self._resume()
