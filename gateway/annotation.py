@@ -1,4 +1,4 @@
-"""What each class means in the clinic, with the source of every statement. Pure.
+"""What each class means in the clinic, with the source of every statement.
 
 The reference data is ``reference/leukocytes.toml``; nothing here adds to it.
 """

@@ -15,6 +15,8 @@ from typing import Any
 from gateway.errors import HemaVisionError
 
 _TIMEOUT = 30.0
+# no proxy: the gateway is near, and a proxy meant for the outside has no way to it
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _BAR = 24
 
 
@@ -22,29 +24,43 @@ class GatewayUnreachable(HemaVisionError):
     """Nothing answers at the gateway's address."""
 
 
+class SameName(HemaVisionError):
+    """Two overlays would have the same name."""
+
+
 def classify(files: Sequence[Path], url: str, out: Path | None, *, as_json: bool) -> int:
     """Send each file, print each answer, write each overlay; return 1 where one was refused.
 
     Raises:
         GatewayUnreachable: nothing answers at ``url``.
+        SameName: two overlays would have the same name in ``out``.
     """
+    if out is not None and len({file.stem for file in files}) < len(files):
+        raise SameName("two files have the same name: send them one by one, or without --out")
     refused = 0
     for file in files:
         try:
             reply = _send(file, url)
-            overlay = _write_overlay(reply, file, out)
         except (OSError, _Refused) as error:
             print(f"{file}: {error}", file=sys.stderr)
             refused += 1
             continue
-        print(json.dumps(reply) if as_json else _readable(file, reply, overlay))
+        print(json.dumps(reply) if as_json else _readable(file, reply))
+        try:
+            overlay = _write_overlay(reply, file, out)
+        except OSError as error:  # the answer stands all the same
+            print(f"{file}: the overlay could not be written ({error})", file=sys.stderr)
+            refused += 1
+        else:
+            if not as_json:
+                print(f"  Heat map      {overlay}\n")
     return 1 if refused else 0
 
 
 def check(url: str, probe: str) -> int:
     """Print what a probe says; return 0 where it is good, else 1."""
     try:
-        with urllib.request.urlopen(url + probe, timeout=_TIMEOUT) as response:  # noqa: S310  # the user's own address
+        with _OPENER.open(url + probe, timeout=_TIMEOUT) as response:
             print(f"{url}: {json.load(response)['status']}")
             return 0
     except urllib.error.HTTPError as error:
@@ -65,9 +81,11 @@ def _send(file: Path, url: str) -> dict[str, Any]:
         headers={"Content-Type": "application/octet-stream"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310  # as above
+        with _OPENER.open(request, timeout=_TIMEOUT) as response:
             reply: dict[str, Any] = json.load(response)
             return reply
+    except ValueError as error:
+        raise _Refused(f"what answers at {url} is no HemaVision gateway") from error
     except urllib.error.HTTPError as error:
         raise _Refused(_detail(error)) from error
     except urllib.error.URLError as error:
@@ -95,7 +113,7 @@ def _write_overlay(reply: dict[str, Any], file: Path, out: Path | None) -> Path:
     return path
 
 
-def _readable(file: Path, reply: dict[str, Any], overlay: Path) -> str:
+def _readable(file: Path, reply: dict[str, Any]) -> str:
     about, timing = reply["annotation"], reply["timing_ms"]
     share = about["normal_range"]
     within = "within" if reply["within_target"] else "over"
@@ -112,17 +130,16 @@ def _readable(file: Path, reply: dict[str, Any], overlay: Path) -> str:
         *(_bar(name, value) for name, value in reply["probabilities"].items()),
         *(_paragraph(title, text) for title, text in paragraphs.items()),
         *(_paragraph("Note", warning) for warning in reply["quality"]["warnings"]),
-        f"  Heat map      {overlay}",
         f"  Time          {timing['total']:.0f} ms, {within} {reply['target_ms']:g} ms ({stages})",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def percent(share: float) -> str:
     """A share for a person; neither certainty nor nothing comes from rounding."""
-    if 0 < share < 0.001:
+    if 0 < share < 0.0005:
         return "< 0.1 %"
-    if 0.999 < share < 1:
+    if 0.9995 <= share < 1:
         return "> 99.9 %"
     return f"{100 * share:.1f} %"
 

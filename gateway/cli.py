@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HemaVisionError as error:
         print(f"hemavision: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped")
+        return 130
     return status
 
 
@@ -51,7 +54,8 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    port = os.environ.get(PREFIX + "PORT", "8080")
+    port = os.environ.get(PREFIX + "PORT", "")
+    url = f"http://127.0.0.1:{port if port.isdecimal() else 8080}"
     parser = argparse.ArgumentParser(
         prog="hemavision",
         description="Classify photographs of stained white blood cells, and show where the model "
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     for command in (classify, check):
-        command.add_argument("--url", default=f"http://127.0.0.1:{port}", help="of the gateway")
+        command.add_argument("--url", default=url, help=f"of the gateway; default: {url}")
     return parser
 
 

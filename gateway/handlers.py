@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, get_args
@@ -19,15 +22,18 @@ from gateway.errors import (
     InvalidOption,
     MissingPhotograph,
     PhotographTooLarge,
+    UnreadablePhotograph,
     UnsupportedMedia,
 )
 from gateway.metrics import Metrics
 from gateway.middleware import REQUEST_ID
 from gateway.model_client import ModelClient
-from gateway.pipeline import Options, Pipeline, Report
+from gateway.pipeline import STAGES, Options, Pipeline, Report
 
 FIELD = "file"
 """Name of the multipart part that holds the photograph."""
+
+_MOST_PARTS = 20
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "heatmap": get_args(pipeline.Kind),
@@ -36,6 +42,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "format": get_args(heatmap.PictureFormat),
     "explain": CLASSES,
 }
+_IDLE_OPTIONS = {
+    "grid": {"alpha", "colormap", "format"},
+    "none": {"alpha", "colormap", "explain", "format", "resolution"},
+}
+# the original application's reply has its own pictures: the overlay's encoding is not used
+_ORIGINAL = Options(format="jpeg")
 # The page brings everything with it and talks to nobody else.
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -70,8 +82,8 @@ class Handlers:
     async def classify(self, request: web.Request) -> web.Response:
         """POST /v1/classify: one photograph -> JSON."""
         options = read_options(request)
-        report = await self._report(request, options)
-        body = wire.report_json(report, options, request[REQUEST_ID], self.target_ms)
+        async with self._answered(request, options) as report:
+            body = wire.report_json(report, options, request[REQUEST_ID], self.target_ms)
         return web.json_response(body, headers=_server_timing(report) | _NO_STORE)
 
     async def heatmap(self, request: web.Request) -> web.Response:
@@ -79,8 +91,8 @@ class Handlers:
         options = read_options(request)
         if options.heatmap != "overlay":
             raise InvalidOption("This route answers with the overlay: leave `heatmap` out.")
-        report = await self._report(request, options)
-        assert report.heatmap is not None  # an overlay was asked for
+        async with self._answered(request, options) as report:
+            assert report.heatmap is not None  # an overlay was asked for
         return web.Response(
             body=report.heatmap.encoded,
             content_type=f"image/{options.format}",
@@ -91,10 +103,9 @@ class Handlers:
         """POST /predict: the original application's request and reply."""
         if request.content_type != "multipart/form-data":
             raise UnsupportedMedia(f"Send a multipart form with the photograph as `{FIELD}`.")
-        report = await self._report(request, Options())
-        return web.json_response(
-            await asyncio.to_thread(wire.predict_json, report), headers=_NO_STORE
-        )
+        async with self._answered(request, _ORIGINAL) as report:
+            body = await asyncio.to_thread(wire.predict_json, report)
+        return web.json_response(body, headers=_NO_STORE)
 
     async def model_information(self, _: web.Request) -> web.Response:
         """GET /v1/model: which model is served, and its card."""
@@ -131,14 +142,18 @@ class Handlers:
             body=body, content_type=_PAGE_FILES[name], charset="utf-8", headers=_PAGE_HEADERS
         )
 
-    async def _report(self, request: web.Request, options: Options) -> Report:
+    @asynccontextmanager
+    async def _answered(self, request: web.Request, options: Options) -> AsyncIterator[Report]:
+        """Answer the request's photograph, and hold its place until the reply is made."""
         data = await read_photograph_bytes(request, self.max_bytes)
+        arrived = time.perf_counter()
         async with self.admission.place():
-            report = await self.pipeline.classify(data, options)
-        for stage in ("prepare", "predict", "explain"):
-            self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
-        self.metrics.predictions.labels(report.prediction).inc()
-        return report
+            waited_ms = (time.perf_counter() - arrived) * 1000
+            report = await self.pipeline.classify(data, options, waited_ms)
+            for stage in STAGES:
+                self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
+            self.metrics.predictions.labels(report.prediction).inc()
+            yield report
 
 
 def read_options(request: web.Request) -> Options:
@@ -152,6 +167,10 @@ def read_options(request: web.Request) -> Options:
         if name in given:
             raise InvalidOption(f"`{name}` is given twice: give it once.")
         given[name] = _option(name, value)
+    kind = given.get("heatmap", "overlay")
+    idle = sorted(_IDLE_OPTIONS.get(kind, set()) & set(given))
+    if idle:
+        raise InvalidOption(f"With `heatmap={kind}`, {', '.join(idle)} would do nothing.")
     return Options(**given)
 
 
@@ -187,34 +206,42 @@ async def read_photograph_bytes(request: web.Request, max_bytes: int) -> bytes:
     if request.content_length is not None and request.content_length > max_bytes + 64 * 1024:
         raise _too_large(max_bytes)  # a form's head and borders stay well under 64 KiB
     if kind == "multipart/form-data":
-        return await _read_form(request, max_bytes)
+        try:
+            return await _read_form(request, max_bytes)
+        # what aiohttp's reader makes of a broken form, or of a body that is not encoded as it says
+        except (ValueError, RuntimeError, HttpProcessingError, web.RequestPayloadError) as error:
+            raise MissingPhotograph(f"The multipart form is broken ({error}).") from error
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise UnsupportedMedia(
             f"The body is {kind}. Send the photograph itself with a Content-Type such as "
             f"image/jpeg, or a multipart form with it as `{FIELD}`."
         )
-    return await _read_capped(request.content, max_bytes)
+    try:
+        return await _read_capped(request.content.readany, max_bytes)
+    except web.RequestPayloadError as error:
+        raise UnreadablePhotograph(
+            f"The body is not encoded as its header says ({error})."
+        ) from error
 
 
 async def _read_form(request: web.Request, max_bytes: int) -> bytes:
     found: list[str] = []
-    try:
-        async for part in await request.multipart():
-            if isinstance(part, BodyPartReader) and part.name == FIELD:
-                return await _read_capped(part, max_bytes)
-            found.append(str(getattr(part, "name", None))[:40])
-            if len(found) > 20:
-                break
-    except (ValueError, HttpProcessingError) as error:  # aiohttp's reader on a broken form
-        raise MissingPhotograph(f"The multipart form is broken ({error}).") from error
+    async for part in await request.multipart():
+        if not isinstance(part, BodyPartReader):
+            raise MissingPhotograph("A form inside the form cannot be read: send one form.")
+        data = await _read_capped(part.read_chunk, max_bytes)  # others too: aiohttp has no cap
+        if part.name == FIELD:
+            return data
+        found.append(str(part.name)[:40])
+        if len(found) == _MOST_PARTS:
+            break
     parts = f"it has {', '.join(found)}" if found else "it has none"
     raise MissingPhotograph(f"The form has no part named `{FIELD}` ({parts}).")
 
 
-async def _read_capped(source: Any, max_bytes: int) -> bytes:
+async def _read_capped(read: Callable[[], Awaitable[bytes]], max_bytes: int) -> bytes:
     """Read to the end, or just past the cap: a stream of unknown length cannot fill memory."""
     data = bytearray()
-    read = source.read_chunk if isinstance(source, BodyPartReader) else source.readany
     while chunk := await read():
         data += chunk
         if len(data) > max_bytes:

@@ -1,4 +1,4 @@
-"""From a class activation map to a picture over the photograph. Pure.
+"""From a class activation map to a picture over the photograph. Pure, but for its colour tables.
 
 A map is placed where its cells really looked (``contract.CAM_ORIGIN``), scaled so that its
 highest value is 1, coloured, and mixed into the photograph in proportion to ``alpha``. Where
@@ -37,12 +37,12 @@ def normalise(cam: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def place(cam: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
-    """Interpolate a map [h, h] over a picture of ``size`` (width, height): mode F, 0 to 1.
+    """Interpolate a map [h, h] over a picture of ``size`` (width, height): mode L, 0 to 255.
 
     Beyond the grid's edge its outermost cells go on.
     """
     pitch = contract.CAM_PITCH if len(cam) == contract.CAM_SIZE else contract.CAM_FINE_PITCH
-    padded = np.pad(normalise(cam), 1, mode="edge")
+    padded = np.pad(normalise(cam) * 255, 1, mode="edge").round().astype(np.uint8)
     start = 1 - contract.CAM_ORIGIN / pitch
     end = start + contract.INPUT_SIZE / pitch
     box = (start, start, end, end)
@@ -53,12 +53,10 @@ def overlay(
     picture: Image.Image, cam: NDArray[np.float32], colormap: Colormap, alpha: float
 ) -> Image.Image:
     """Lay a map over an RGB picture: ``alpha`` of colour over 1 - ``alpha`` of the specimen."""
-    heat = np.asarray(place(cam, picture.size)).clip(0, 1)
-    colour = Image.fromarray((heat * 255).astype(np.uint8), mode="P")
-    colour.putpalette(_palette(colormap))
-    weight = np.minimum(heat / FADE, 1) * (alpha * 255)
-    mask = Image.fromarray(weight.astype(np.uint8))
-    return Image.composite(colour.convert("RGB"), picture, mask)
+    heat = place(cam, picture.size)
+    mask = heat.point([round(min(level / 255 / FADE, 1) * alpha * 255) for level in range(256)])
+    heat.putpalette(_palette(colormap))
+    return Image.composite(heat.convert("RGB"), picture, mask)
 
 
 def encode(picture: Image.Image, picture_format: PictureFormat) -> bytes:

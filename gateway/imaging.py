@@ -45,23 +45,27 @@ SMALLEST_SIDE = 32
 Image.MAX_IMAGE_PIXELS = None
 
 
+LARGEST_SIDE = 1600
+"""Overlays are drawn on at most this many pixels in either direction: what a screen shows. The
+model's input comes from the photograph itself, which is let go as soon as both are made."""
+
+
 @dataclass(frozen=True)
 class Photograph:
     """A decoded photograph.
 
-    ``picture`` is upright RGB; ``tensor`` is uint8 [224, 224, 3], the whole picture stretched;
-    ``format`` is one of ``FORMATS``; ``frames`` is above 1 where only the first was read.
+    ``width`` and ``height`` are the upright photograph's, in pixels; ``picture`` is that, RGB,
+    at most ``LARGEST_SIDE`` in either direction; ``tensor`` is uint8 [224, 224, 3], the whole
+    photograph stretched; ``format`` is one of ``FORMATS``; ``first_of_several`` says that the
+    file holds more pictures, which were not read.
     """
 
+    width: int
+    height: int
     picture: Image.Image
     tensor: NDArray[np.uint8]
     format: str
-    frames: int = 1
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the upright picture, in pixels."""
-        return self.picture.size
+    first_of_several: bool = False
 
 
 def read_photograph(data: bytes, max_pixels: int) -> Photograph:
@@ -77,8 +81,14 @@ def read_photograph(data: bytes, max_pixels: int) -> Photograph:
         raise MissingPhotograph("The photograph is empty: send the file's bytes.")
     with _open(data) as image:
         _check_size(image, max_pixels)
-        picture, frames = _decode(image)
-        return Photograph(picture, to_tensor(picture), str(image.format), frames)
+        # a phone's JPEG with a second picture inside is an MPO to Pillow
+        picture_format = "JPEG" if image.format == "MPO" else str(image.format)
+        several = _has_second_frame(image)
+        picture = _decode(image)
+        width, height = picture.size
+        tensor = to_tensor(picture)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return Photograph(width, height, picture, tensor, picture_format, several)
 
 
 def to_tensor(picture: Image.Image) -> NDArray[np.uint8]:
@@ -112,24 +122,35 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _decode(image: Image.Image) -> tuple[Image.Image, int]:
+def _has_second_frame(image: Image.Image) -> bool:
+    """Look for one more picture; counting all of them takes a hostile TIFF minutes."""
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        image.seek(1)
+    except Exception:  # noqa: BLE001  # EOFError for one picture; damaged ones raise anything
+        several = False
+    else:
+        several = True
+    image.seek(0)
+    return several
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    try:
         image.load()
-        return _rgb(ImageOps.exif_transpose(image)), frames
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
     except Exception as error:  # hostile bytes make decoders raise anything
         message = f"The picture is damaged or incomplete ({error}). Send the whole file again."
         raise UnreadablePhotograph(message) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per pixel, grey; Pillow's own conversion clips
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating point pixels have no agreed range; save 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # grey; Pillow's own conversion clips
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bit pixels have no agreed range; save 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # Pillow would copy it

@@ -30,7 +30,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "hemavision_stage_duration_seconds",
-            "Time of one stage of an answered photograph: prepare, predict or explain.",
+            "Time of one stage of an answered photograph: wait, prepare, predict or explain.",
             ["stage"],
             buckets=_BUCKETS,
             registry=self.registry,

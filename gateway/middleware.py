@@ -72,6 +72,9 @@ async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> w
         problem = Problem(error.status, _slug(error.reason), error.reason)
         detail = _detail(request, error)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    except ConnectionResetError:  # the client went away; nobody reads this
+        problem = Problem(499, "client-gone", "The client closed the connection")
+        detail, headers = "The connection was closed before the photograph had arrived.", {}
     except Exception:  # noqa: BLE001  # logged, and told to the client as ours
         _LOG.exception("request %s failed", request[REQUEST_ID])
         problem = Problem(500, "internal-error", "Internal error")

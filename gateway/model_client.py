@@ -17,14 +17,15 @@ from grpc import StatusCode
 from numpy.typing import NDArray
 
 from gateway import contract
-from gateway.errors import HemaVisionError, ModelMisbehaved, ModelUnavailable
+from gateway.errors import HemaVisionError, ModelMisbehaved, ModelUnavailable, Overloaded
 from gateway.protos import serving_pb2 as pb
 
 GRPC_ERRORS: dict[StatusCode, type[HemaVisionError]] = {
-    # no server, no model in it, no room in it, or no answer in time: later it may work
+    # all of the server's threads are busy
+    StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    # no server, no model in it, or no answer in time: later it may work
     StatusCode.UNAVAILABLE: ModelUnavailable,
     StatusCode.DEADLINE_EXCEEDED: ModelUnavailable,
-    StatusCode.RESOURCE_EXHAUSTED: ModelUnavailable,
     StatusCode.NOT_FOUND: ModelUnavailable,
     StatusCode.CANCELLED: ModelUnavailable,
     StatusCode.ABORTED: ModelUnavailable,
@@ -65,7 +66,12 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # nor is its new address looked up only after gRPC's half minute
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    # the model server is on the inside: a proxy meant for the outside has no way to it
+    ("grpc.enable_http_proxy", 0),
 )
+_ROUNDING = 1e-3  # a model in bfloat16 is off by this much
 _IMAGE_SHAPE = (contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
 _OUTPUT_SHAPES = {
     contract.PROBABILITIES: (len(contract.CLASSES),),
@@ -145,7 +151,7 @@ class ModelClient:
         return max(versions)
 
     async def close(self) -> None:
-        """Close the channel; calls under way end with ModelUnavailable."""
+        """Close the channel, once no call is under way."""
         await self._channel.close()
 
     def _request(self, signature: str, tensor: NDArray[np.uint8]) -> pb.PredictRequest:
@@ -159,16 +165,22 @@ class ModelClient:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=self._timeout)
+            response = await method(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
+        if response is None:  # what gRPC gives for bytes that are no such message
+            raise ModelMisbehaved(f"What answers at {self._address} is no TensorFlow Serving.")
+        return response
 
     def _translated(self, error: grpc.aio.AioRpcError) -> HemaVisionError:
         kind = GRPC_ERRORS[error.code()]
+        happened: dict[type[HemaVisionError], str] = {
+            Overloaded: "is busy",
+            ModelUnavailable: "gave no answer",
+        }
+        what = happened.get(kind, "refused the request")
         details = f"{error.code().name}: {error.details()}"
-        if kind is ModelUnavailable:
-            return kind(f"The model server at {self._address} gave no answer ({details}).")
-        return kind(f"The model server at {self._address} refused the request ({details}).")
+        return kind(f"The model server at {self._address} {what} ({details}).")
 
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int32], dtype: pb.DataType) -> pb.Tensor:
@@ -180,6 +192,9 @@ def _tensor(array: NDArray[np.uint8] | NDArray[np.int32], dtype: pb.DataType) ->
 
 def _prediction(response: pb.PredictResponse, outputs: tuple[str, ...]) -> Prediction:
     arrays = {name: _array(response, name) for name in outputs}
+    probabilities = arrays[contract.PROBABILITIES]
+    if probabilities.min() < 0 or abs(probabilities.sum() - 1) > _ROUNDING:
+        raise ModelMisbehaved("The model's probabilities are none: they do not add up to 1.")
     return Prediction(response.model_spec.version.value, **arrays)
 
 

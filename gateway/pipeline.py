@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +26,9 @@ from gateway.model_client import Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+STAGES = ("wait", "prepare", "predict", "explain")
+"""What a photograph goes through, in this order."""
+
 Kind = Literal["overlay", "grid", "none"]
 Resolution = Literal["fine", "coarse"]
 
@@ -69,7 +73,7 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer. ``timing_ms`` holds prepare, predict, explain and their total."""
+    """The answer. ``timing_ms`` holds wait, prepare, predict, explain and their total."""
 
     model_version: int
     prediction: str
@@ -92,8 +96,8 @@ class Pipeline:
         self._model, self._workers = model, workers
         self._reference, self._max_pixels = reference, max_pixels
 
-    async def classify(self, data: bytes, options: Options) -> Report:
-        """Answer one photograph.
+    async def classify(self, data: bytes, options: Options, waited_ms: float = 0.0) -> Report:
+        """Answer one photograph, which waited ``waited_ms`` to be let in.
 
         Raises:
             RequestError: the photograph cannot be read.
@@ -117,7 +121,7 @@ class Pipeline:
             heatmap=explanation,
             quality=quality.assess(photograph),
             photograph=photograph.picture,
-            timing_ms=_timing(clock),
+            timing_ms=_timing(waited_ms, clock),
         )
 
     async def _ask(self, tensor: NDArray[np.uint8], options: Options) -> Prediction:
@@ -143,7 +147,7 @@ def _explain(picture: Image.Image, prediction: Prediction, options: Options) -> 
     return Heatmap(explained, heatmap.normalise(cam), overlay, encoded)
 
 
-def _timing(clock: list[float]) -> dict[str, float]:
-    stages = zip(("prepare", "predict", "explain"), clock, clock[1:], strict=False)
-    timing = {stage: (end - start) * 1000 for stage, start, end in stages}
-    return timing | {"total": (clock[-1] - clock[0]) * 1000}
+def _timing(waited_ms: float, clock: list[float]) -> dict[str, float]:
+    worked = [(end - start) * 1000 for start, end in pairwise(clock)]
+    timing = dict(zip(STAGES, (waited_ms, *worked), strict=True))
+    return timing | {"total": sum(timing.values())}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from gateway.contract import INPUT_SIZE
 from gateway.imaging import Photograph
 
+_CONTRAST = 24  # grey levels; a nucleus on an empty slide has well over 100
 _SQUARE_ENOUGH = 1.5  # whole microscope fields are 4:3, and the network was trained on those
 
 
@@ -22,7 +25,7 @@ class Quality:
 
 def assess(photograph: Photograph) -> Quality:
     """Weigh what the photograph's shape says about the answer."""
-    width, height = photograph.size
+    width, height = photograph.width, photograph.height
     warnings = []
     if min(width, height) < INPUT_SIZE:
         warnings.append(
@@ -34,6 +37,12 @@ def assess(photograph: Photograph) -> Quality:
             "The photograph is long and narrow, so the model saw it strongly distorted. Send a "
             "field that is about as wide as it is high."
         )
-    if photograph.frames > 1:
-        warnings.append(f"The file holds {photograph.frames} pictures; only the first was read.")
+    if photograph.first_of_several:
+        warnings.append("The file holds several pictures; only the first was read.")
+    darkest, brightest = np.percentile(photograph.tensor, [1, 99])
+    if brightest - darkest < _CONTRAST:
+        warnings.append(
+            "The photograph is almost uniform, so there is no cell to be seen in it. If the camera "
+            "stores 12 bits in 16, scale them up before you send it."
+        )
     return Quality(width, height, photograph.format, tuple(warnings))

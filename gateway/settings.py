@@ -59,6 +59,12 @@ def _file(text: str) -> Path:
     return Path(text)
 
 
+def _usable_cores() -> int:
+    """The cores that this process may use, where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _setting(default: Any, parse: Callable[[str], Any]) -> Any:
     """Declare a setting; the parser's docstring completes 'give ...' where a value is refused."""
     return field(default=default, metadata={"parse": parse})
@@ -98,12 +104,13 @@ class Settings:
     # How much at once
 
     max_in_flight: int = _setting(8, _count)
-    """Photographs worked on at once. TensorFlow Serving refuses more calls than 4 x its CPUs."""
+    """Photographs worked on at once. A TensorFlow Serving refuses more calls than 4 x its CPUs,
+    of all gateways together."""
 
-    max_wait: float = _setting(0.5, _amount)
+    max_wait: float = _setting(0.15, _amount)
     """Longest wait of a photograph to be let in, in seconds; then it is refused with 503."""
 
-    workers: int = _setting(os.cpu_count() or 1, _count)
+    workers: int = _setting(_usable_cores(), _count)
     """Threads that decode photographs and draw overlays."""
 
     # What is promised

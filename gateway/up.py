@@ -30,8 +30,8 @@ from gateway.settings import Settings
 _STOP_SECONDS = 10.0
 
 
-class StartFailed(HemaVisionError):
-    """One of the steps failed; the message ends with what it printed."""
+class StepFailed(HemaVisionError):
+    """A step failed, or the model server ended; the message ends with what it printed."""
 
 
 async def serve(settings: Settings) -> int:
@@ -50,7 +50,7 @@ async def up(settings: Settings, own_server: bool, models: Path, samples: Path) 
     With ``own_server`` false, ``settings.model_server`` names one that runs already.
 
     Raises:
-        StartFailed, SettingsError: a step failed; what was started is stopped again.
+        StepFailed, SettingsError: a step failed; what was started is stopped again.
     """
     with closing(_listen(settings)) as listening:
         stop = _stop_event()
@@ -100,7 +100,7 @@ class _ModelServer:
     async def end(self) -> None:
         status = await self.process.wait()
         message = f"the model server ended with status {status}:\n{_tail(self.log)}"
-        raise StartFailed(message)
+        raise StepFailed(message)
 
 
 @asynccontextmanager
@@ -112,7 +112,7 @@ async def _model_server(own_server: bool, models: Path) -> AsyncIterator[_ModelS
     await _step("exporting the model", "saved-model", "--if-needed", "--models", str(models))
     with TemporaryFile() as log:
         process = await _start(
-            "serve", "--address", "127.0.0.1:0", "--models", str(models), log=log
+            *("serve", "--address", "127.0.0.1:0", "--models", str(models), "--until-eof"), log=log
         )
         try:
             async with _progress("starting the model server"):
@@ -134,7 +134,7 @@ async def _wait_for_model(settings: Settings) -> None:
                     await model.available_version()
                 except ModelUnavailable as error:
                     if time.monotonic() > deadline:
-                        raise StartFailed(str(error)) from error
+                        raise StepFailed(str(error)) from error
                     await asyncio.sleep(0.2)
                 else:
                     return
@@ -156,7 +156,8 @@ async def _gateway(settings: Settings, listening: socket.socket) -> AsyncIterato
 def _listen(settings: Settings) -> socket.socket:
     """Take the port before the slow steps, so that a taken one is told at once."""
     try:
-        return socket.create_server((settings.host, settings.port), backlog=128)
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {settings.host} port {settings.port} ({error.strerror}). "
@@ -166,12 +167,14 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _stop_event() -> asyncio.Event:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:  # started with nohup
+            continue
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
 
@@ -189,17 +192,17 @@ async def _step(title: str, *arguments: str) -> None:
         try:
             async with _progress(title):
                 if await process.wait() != 0:
-                    raise StartFailed(f"{title} failed:\n{_tail(log)}")
+                    raise StepFailed(f"{title} failed:\n{_tail(log)}")
         finally:
             await _stop(process)
 
 
 async def _start(*arguments: str, log: IO[bytes]) -> Process:
     # a session of its own: Ctrl-C in the terminal reaches this process alone, which then stops
-    # its children in the right order
+    # its children in the right order; and a pipe that ends should this process be killed
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "export", *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=log, start_new_session=True,
+        stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True,
     )  # fmt: skip
 
 

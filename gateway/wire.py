@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -27,7 +26,12 @@ def report_json(report: Report, options: Options, request_id: str, target_ms: fl
         "probabilities": report.probabilities,
         "annotation": annotation_json(report.prediction, report.annotation, report.statement),
         "heatmap": heatmap_json(report.heatmap, options) if report.heatmap else None,
-        "quality": asdict(report.quality),
+        "quality": {
+            "width": report.quality.width,
+            "height": report.quality.height,
+            "format": report.quality.format,
+            "warnings": list(report.quality.warnings),
+        },
         "timing_ms": timing,
         "target_ms": target_ms,
         "within_target": timing["total"] <= target_ms,
@@ -36,6 +40,7 @@ def report_json(report: Report, options: Options, request_id: str, target_ms: fl
 
 def annotation_json(name: str, leukocyte: Leukocyte, statement: str) -> Json:
     """The clinical context of one class."""
+    share = leukocyte.normal_range
     return {
         "class": name,
         "name": leukocyte.name,
@@ -43,7 +48,13 @@ def annotation_json(name: str, leukocyte: Leukocyte, statement: str) -> Json:
         "function": leukocyte.function,
         "significance": leukocyte.significance,
         "source": leukocyte.source,
-        "normal_range": asdict(leukocyte.normal_range),
+        "normal_range": {
+            "low": share.low,
+            "high": share.high,
+            "unit": share.unit,
+            "source": share.source,
+            "note": share.note,
+        },
         "statement": statement,
     }
 
@@ -101,7 +112,7 @@ def predict_json(report: Report) -> Json:
 
 
 def model_json(version: int, card: Json | None) -> Json:
-    """The reply of ``GET /v1/model``."""
+    """The reply of ``GET /v1/model``; a card of another version is not shown for this one."""
     return {
         "name": contract.MODEL_NAME,
         "version": version,
@@ -111,7 +122,7 @@ def model_json(version: int, card: Json | None) -> Json:
             "resize_policy": contract.RESIZE_POLICY,
             "resize_filter": contract.RESIZE_FILTER,
         },
-        "card": card,
+        "card": card if card and card.get("version") == version else None,
     }
 
 

@@ -1,9 +1,12 @@
 """The house: who may import whom, and that every room is on the plan."""
 
+import importlib
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,12 +32,12 @@ def test_every_module_of_the_gateway_has_its_layer():
     assert modules == set(layers)
 
 
-def test_the_packages_docstring_lists_the_modules():
+@pytest.mark.parametrize("package", ["gateway", "export"])
+def test_the_packages_docstring_lists_the_modules(package):
     """The reading order names each module once it exists."""
-    import gateway
-
-    for path in (ROOT / "gateway").glob("[a-z]*.py"):
-        assert f"``{path.stem}``" in gateway.__doc__, path.stem
+    described = importlib.import_module(package).__doc__
+    for path in (ROOT / package).glob("[a-z]*.py"):
+        assert f"``{path.stem}``" in described, path.stem
 
 
 def test_generated_messages_are_up_to_date(tmp_path):

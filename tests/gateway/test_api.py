@@ -75,7 +75,7 @@ async def test_classify_answers_everything(client, jpeg):
     assert body["request_id"] == response.headers["X-Request-ID"]
     assert response.headers["Cache-Control"] == "no-store"
     stages = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
-    assert stages == ["prepare", "predict", "explain", "total"]
+    assert stages == ["wait", "prepare", "predict", "explain", "total"]
     overlay = Image.open(io.BytesIO(base64.b64decode(body["heatmap"]["data"])))
     assert overlay.size == (360, 363)
     assert body["heatmap"]["explained_class"] == body["prediction"]
@@ -203,13 +203,22 @@ async def test_the_reference_data_has_its_sources(client):
 async def test_the_model_describes_itself(aiohttp_client, model_server, tmp_path):
     """/v1/model gives the version that is served, the preprocessing and the card."""
     path = tmp_path / "card.json"
-    path.write_text('{"metrics": {"accuracy": 0.5}}')
+    path.write_text('{"version": 1, "metrics": {"accuracy": 0.5}}')
     app = create_app(Settings(model_server=model_server, model_card=path))
     body = await (await (await aiohttp_client(app)).get("/v1/model")).json()
     assert body["version"] == 1
     assert body["classes"] == list(CLASSES)
     assert body["input"]["resize_policy"] == "stretch"
-    assert body["card"] == {"metrics": {"accuracy": 0.5}}
+    assert body["card"]["metrics"] == {"accuracy": 0.5}
+
+
+async def test_another_versions_card_is_not_shown(aiohttp_client, model_server, tmp_path):
+    """A server that has moved on is not described by the card of the version before."""
+    path = tmp_path / "card.json"
+    path.write_text('{"version": 99}')
+    app = create_app(Settings(model_server=model_server, model_card=path))
+    body = await (await (await aiohttp_client(app)).get("/v1/model")).json()
+    assert (body["version"], body["card"]) == (1, None)
 
 
 def test_a_broken_model_card_stops_the_start(tmp_path):
@@ -289,6 +298,32 @@ async def test_a_stream_without_length_cannot_pass_the_cap(client):
     assert response.status == 413
 
 
+async def test_a_form_of_other_parts_cannot_pass_the_cap(client):
+    """Parts that nobody asked for are capped as well; aiohttp itself would swallow them all."""
+
+    async def endless():
+        yield b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\n'
+        while True:
+            yield bytes(65536)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with asyncio.timeout(20):
+        try:
+            response = await client.post("/v1/classify", data=endless(), headers=headers)
+        except aiohttp.ClientError:  # the server closed the connection while we were still writing
+            return
+    assert response.status == 413
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "multipart/form-data; boundary=b"])
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(client, jpeg, content_type):
+    """Content-Encoding: gzip over bytes that are none is the client's fault."""
+    headers = {"Content-Type": content_type, "Content-Encoding": "gzip"}
+    response = await client.post("/v1/classify", data=jpeg, headers=headers)
+    assert response.status in (400, 422)
+    await problem(response)
+
+
 async def test_a_wrong_field_name_is_told(client, jpeg):
     """The message says which part was expected and which came."""
     response = await client.post("/v1/classify", data=form(jpeg, field="image"))
@@ -305,6 +340,9 @@ async def test_a_wrong_field_name_is_told(client, jpeg):
         b"--wrong\r\n",
         b"--b\r\nContent-Disposition: form-data",
         b"--b\r\nno header at all\r\n\r\nx",
+        b'--b\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n'
+        + 40 * b"x"
+        + b"\r\n--b--",
     ],
 )
 async def test_a_broken_form_is_the_clients_fault(client, body):
@@ -340,6 +378,8 @@ async def test_other_bodies_are_refused(client, jpeg, content_type):
         ("alpha=x", "from 0 to 1"),
         ("colourmap=jet", "colormap"),
         ("alpha=0.1&alpha=0.2", "twice"),
+        ("heatmap=none&explain=MONOCYTE", "nothing"),
+        ("heatmap=grid&colormap=jet", "nothing"),
     ],
 )
 async def test_a_bad_option_is_refused_with_what_is_accepted(client, jpeg, query, word):
@@ -391,6 +431,21 @@ async def test_the_log_has_one_line_a_request_and_no_file_names(client, jpeg, ca
     line = json.loads(record.getMessage())
     assert (line["route"], line["status"]) == ("/v1/classify", 200)
     assert "cell.jpg" not in record.getMessage()
+
+
+async def test_waiting_counts(aiohttp_client, model_server, jpeg):
+    """A photograph that had to wait says so, and its total holds the wait."""
+    settings = Settings(model_server=model_server, max_in_flight=1, max_wait=30.0)
+    client = await aiohttp_client(create_app(settings))
+    responses = await asyncio.gather(
+        *(client.post("/v1/classify", data=form(jpeg)) for _ in range(4))
+    )
+    timings = [(await response.json())["timing_ms"] for response in responses]
+    for timing in timings:
+        parts = sum(ms for stage, ms in timing.items() if stage != "total")
+        assert timing["total"] == pytest.approx(parts, abs=0.1)
+    last = max(timings, key=lambda timing: timing["wait"])
+    assert last["wait"] > last["predict"]
 
 
 async def test_many_at_once_are_answered_or_turned_away(aiohttp_client, model_server, jpeg):

@@ -32,7 +32,7 @@ def test_formats_are_told_by_their_content(picture_format):
     """Each accepted format gives the same picture, near enough for its compression."""
     photograph = read_photograph(encoded(gradient(), picture_format), LIMIT)
     assert photograph.format == picture_format
-    assert photograph.size == (80, 60)
+    assert (photograph.width, photograph.height) == (80, 60)
     assert photograph.tensor.shape == (224, 224, 3)
     assert photograph.tensor.dtype == np.uint8
     difference = np.asarray(photograph.picture).astype(int) - np.asarray(gradient())
@@ -93,11 +93,12 @@ def test_16_bit_greyscale_keeps_its_range(picture_format):
 
 
 def test_only_the_first_frame_is_read_and_said_so():
-    """An animated picture gives its first frame and the number of frames."""
+    """An animated picture gives its first frame, and says that there are more."""
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     photograph = read_photograph(data, LIMIT)
-    assert photograph.frames == 2
+    assert photograph.first_of_several
+    assert not read_photograph(encoded(frames[0], "TIFF"), LIMIT).first_of_several
     assert photograph.picture.getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -140,7 +141,7 @@ def test_too_many_pixels_are_refused_from_the_header():
 
 def test_the_pixel_limit_is_inclusive():
     """Exactly the limit is accepted, one row more is not."""
-    assert read_photograph(encoded(gradient(size=(100, 80)), "PNG"), 8000).size == (100, 80)
+    assert read_photograph(encoded(gradient(size=(100, 80)), "PNG"), 8000).width == 100
     with pytest.raises(errors.PhotographTooLarge):
         read_photograph(encoded(gradient(size=(100, 81)), "PNG"), 8000)
 
@@ -152,10 +153,28 @@ def test_a_picture_too_small_for_a_cell_is_refused(size):
         read_photograph(encoded(Image.new("RGB", size), "PNG"), LIMIT)
 
 
-def test_floating_point_pixels_are_refused():
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_32_bit_pixels_are_refused(mode):
     """Nobody can say which value is white."""
-    with pytest.raises(errors.UnreadablePhotograph, match="floating point"):
-        read_photograph(encoded(Image.new("F", (64, 64)), "TIFF"), LIMIT)
+    with pytest.raises(errors.UnreadablePhotograph, match="32 bit"):
+        read_photograph(encoded(Image.new(mode, (64, 64)), "TIFF"), LIMIT)
+
+
+def test_a_large_photograph_is_shown_smaller_and_read_whole():
+    """The overlay's picture fits a screen; size and tensor are the photograph's own."""
+    large = gradient(size=(2400, 1200))
+    photograph = read_photograph(encoded(large, "PNG"), 3_000_000)
+    assert (photograph.width, photograph.height) == (2400, 1200)
+    assert photograph.picture.size == (1600, 800)
+    assert np.array_equal(photograph.tensor, to_tensor(large))
+
+
+def test_a_jpeg_with_a_second_picture_is_a_jpeg():
+    """Phones add a preview, which makes it an MPO to Pillow and to nobody else."""
+    extra = {"save_all": True, "append_images": [gradient()]}
+    photograph = read_photograph(encoded(gradient(), "MPO", **extra), LIMIT)
+    assert photograph.format == "JPEG"
+    assert photograph.first_of_several
 
 
 @given(st.data())

@@ -240,6 +240,8 @@ async def test_no_server_is_unavailable():
         answer(shape=(1, 3)),
         answer([0.1, 0.2, float("nan"), 0.4]),
         answer([0.1, 0.2, 0.7]),
+        answer([0.1, 0.2, 0.3, 2.4]),
+        answer([-0.5, 0.5, 0.5, 0.5]),
         predict_pb2.PredictResponse(),
     ],
 )

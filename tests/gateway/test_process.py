@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +72,26 @@ def test_a_signal_stops_it_cleanly(model_server, number):
         process.send_signal(number)
         _, printed = process.communicate(timeout=20)
     assert process.returncode == 0
+    assert "Traceback" not in printed
+
+
+def test_a_client_that_goes_away_is_no_fault_of_ours(model_server):
+    """An upload that breaks off is counted as such: no traceback, no internal error."""
+    with gateway(MODEL_SERVER=model_server) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            connection.sendall(f"{head}Content-Length: 5000\r\n\r\nabc".encode())
+            urllib.request.urlopen(f"{url}/livez").close()  # by now the server reads the upload
+        deadline = time.monotonic() + 10
+        counted = ""
+        while 'status="499"' not in counted and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{url}/metrics") as response:
+                counted = response.read().decode()
+        process.terminate()
+        _, printed = process.communicate(timeout=20)
+    assert 'status="499"' in counted
+    assert "internal-error" not in counted
     assert "Traceback" not in printed
 
 

@@ -13,9 +13,11 @@ from gateway.imaging import Photograph, to_tensor
 from gateway.settings import Settings
 
 
-def photograph(width: int, height: int, frames: int = 1) -> Photograph:
-    picture = Image.new("RGB", (width, height))
-    return Photograph(picture, to_tensor(picture), "PNG", frames)
+def photograph(width: int, height: int, *, several: bool = False, grey: bool = False):
+    picture = Image.linear_gradient("L").convert("RGB").resize((width, height))
+    if grey:
+        picture = Image.new("RGB", (width, height), (11, 11, 11))
+    return Photograph(width, height, picture, to_tensor(picture), "PNG", several)
 
 
 @pytest.mark.parametrize(("width", "height"), [(224, 224), (360, 363), (640, 480), (4000, 3000)])
@@ -29,11 +31,12 @@ def test_ordinary_photographs_bring_no_warning(width, height):
     [
         (photograph(100, 120), "enlarged"),
         (photograph(1200, 300), "distorted"),
-        (photograph(300, 300, frames=3), "first"),
+        (photograph(300, 300, several=True), "first"),
+        (photograph(300, 300, grey=True), "uniform"),
     ],
 )
 def test_what_weakens_the_answer_is_said(odd, word):
-    """A small, a narrow and an animated photograph each bring a sentence that says why."""
+    """Small, narrow, animated, empty: each photograph brings a sentence that says why."""
     (warning,) = quality.assess(odd).warnings
     assert word in warning
 
