@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (1: it failed, 2: it could not be tried)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written work is undone
     try:
         status: int = given.run(given)
     except (ValueError, OSError) as error:  # the package's own errors are ValueErrors
@@ -103,6 +104,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     from export.weights import load_weights
 
     photographs = select(read_dataset(given.data), given.split)
+    if not photographs:
+        raise ValueError(f"no photograph in {given.data} is in the split `{given.split}`")
     answers = answer(load_weights(given.weights), photographs, "answering")
     sources = sorted({p.source for p in photographs})
     report = {
@@ -133,9 +136,14 @@ def _convert(given: argparse.Namespace) -> int:
 
 
 def _saved_model(given: argparse.Namespace) -> int:
+    from export.fingerprint import exporter_fingerprint
+
     card = json.loads(given.weights.with_name("model_card.json").read_text("utf-8"))
+    if "weights" not in card:
+        raise ValueError(f"the model card beside {given.weights} describes no weights")
     newest = _newest_card(given.models)
-    if given.if_needed and newest and newest["weights"] == card["weights"]:
+    current = {"weights": card["weights"], "exporter": exporter_fingerprint()}
+    if given.if_needed and newest and current.items() <= newest.items():
         print(f"{given.models}/{newest['version']} holds these weights already")
         return 0
 
@@ -157,12 +165,10 @@ def _saved_model(given: argparse.Namespace) -> int:
 
 
 def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
-    versions = [
-        int(p.parent.parent.name) for p in models.glob(f"[0-9]*/{contract.MODEL_CARD_FILE}")
-    ]
-    if not versions:
+    versions = [int(p.name) for p in models.glob("*") if p.name.isdecimal()]
+    path = models / str(max(versions, default=0)) / contract.MODEL_CARD_FILE
+    if not path.is_file():
         return None
-    path = models / str(max(versions)) / contract.MODEL_CARD_FILE
     card: dict[str, dict[str, object]] = json.loads(path.read_text("utf-8"))
     return card
 
@@ -170,10 +176,10 @@ def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
 def _verify(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.verify import verify
-    from export.weights import load_weights
+    from export.weights import load_weights, sha256
 
     failed = 0
-    for check in verify(given.version, load_weights(given.weights)):
+    for check in verify(given.version, load_weights(given.weights), sha256(given.weights)):
         print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
         failed += not check.passed
     print(f"{given.version}: {f'{failed} checks failed' if failed else 'all checks passed'}")
@@ -191,12 +197,19 @@ def _serve(given: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if given.until_eof:
+        threading.Thread(target=_set_at_eof, args=(stop,), daemon=True).start()
     server.start(cancelled=stop)
     if not stop.is_set():
         print(f"{given.address.rsplit(':', 1)[0]}:{server.port}", flush=True)
         stop.wait()
     server.stop()
     return 0
+
+
+def _set_at_eof(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -288,4 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models(serve)
     serve.add_argument("--address", default="127.0.0.1:8500", help="host:port; port 0: any")
+    serve.add_argument(
+        "--until-eof", action="store_true", help="stop when standard input ends, as with a parent"
+    )
     return parser

@@ -12,6 +12,7 @@ import csv
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def read_dataset(root: Path) -> list[Photograph]:
     """List the photographs of the four classes under ``root``, each with its split.
 
     Raises:
-        DatasetError: no data, unknown labels, missing files, an empty class; every offending
-            row is named.
+        DatasetError: no data, unknown labels or splits, missing files, an empty class; every
+            offending row is named. The split ``other`` is passed over.
     """
     manifest = root / "manifest.csv"
     if manifest.is_file():
@@ -81,9 +82,8 @@ def load_upright(path: Path) -> Image.Image:
     """
     with Image.open(path) as picture:
         upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I"):  # 16 bits per pixel, grey; Pillow's own conversion clips
-        grey = np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if upright.mode.startswith("I;16"):  # grey; Pillow's own conversion clips
+        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(white, upright.convert("RGBA"))
@@ -100,33 +100,39 @@ def load_input(path: Path) -> NDArray[np.uint8]:
 
 
 def refuse_unreadable(photographs: Sequence[Photograph]) -> None:
-    """Open every file's header.
+    """Decode every file, in the time that one epoch would take to find the first bad one.
 
     Raises:
-        DatasetError: naming each file that is no picture.
+        DatasetError: naming each file that is no picture, or half of one.
     """
-    unreadable = []
-    for photograph in photographs:
+
+    def problem(photograph: Photograph) -> str | None:
         try:
-            Image.open(photograph.path).close()
-        except OSError as error:
-            unreadable.append(f"{photograph.path}: {error}")
+            load_upright(photograph.path)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bad files
+            return f"{photograph.path}: {error}"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        unreadable = [found for found in pool.map(problem, photographs) if found]
     if unreadable:
         raise DatasetError(_listing("unreadable pictures (remove or replace them)", unreadable))
 
 
 def _read_manifest(manifest: Path) -> list[Photograph]:
     photographs, problems = [], []
-    with manifest.open(newline="") as rows:
+    with manifest.open(newline="", encoding="utf-8-sig") as rows:  # spreadsheets write a mark
         reader = csv.DictReader(rows)
         missing = {"path", "source", "split", "label", "group"} - set(reader.fieldnames or ())
         if missing:
             raise DatasetError(f"{manifest} lacks the columns {', '.join(sorted(missing))}")
         for row in reader:
-            if row["split"] not in SPLITS:
+            if row["split"] == "other":
                 continue  # cells of other kinds, kept in the manifest for tests of abstaining
             path = manifest.parent / row["path"]
-            if row["label"] not in CLASSES:
+            if row["split"] not in SPLITS:
+                problems.append(f"{row['path']}: split {row['split']!r} is not one of {SPLITS}")
+            elif row["label"] not in CLASSES:
                 problems.append(f"{row['path']}: label {row['label']!r} is not one of {CLASSES}")
             elif not path.is_file():
                 problems.append(f"{row['path']}: no such file")
@@ -180,12 +186,13 @@ def _with_validation(photographs: list[Photograph]) -> list[Photograph]:
     for photograph in photographs:
         if photograph.source in lacking and photograph.split == "train":
             groups[photograph.source, photograph.label].append(photograph.group)
-    chosen = set()
-    for members in groups.values():
+    chosen: set[tuple[str, str]] = set()
+    for (source, _), members in groups.items():
         ordered = sorted(set(members), key=_shuffled)
-        chosen.update(ordered[: round(VALIDATION_SHARE * len(ordered))])
+        count = round(VALIDATION_SHARE * len(ordered))
+        chosen.update((source, group) for group in ordered[:count])
     return [
-        replace(p, split="val") if p.split == "train" and p.group in chosen else p
+        replace(p, split="val") if p.split == "train" and (p.source, p.group) in chosen else p
         for p in photographs
     ]
 

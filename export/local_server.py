@@ -7,7 +7,9 @@ production: no batching, no REST, no metrics, one model.
 
 As with the real server the port stays closed until a first version is loaded and warm; later
 versions are warmed while the old one serves; and a version that cannot be loaded leaves the
-old one alone.
+old one alone. Unlike it, such a version is given up at once, not after five tries in as many
+minutes; one that is removed is served on; and a wrong shape is refused, which can bring the real
+one down.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -44,6 +46,7 @@ from export.warmup import read_warmup
 _LOG = logging.getLogger("export.local_server")
 _State = get_model_status_pb2.ModelVersionStatus.State
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_NO_DEADLINE = 1e6  # seconds
 _HEALTH_SERVICES = ("", "PredictionService")  # the names that the real server's service knows
 
 
@@ -170,7 +173,7 @@ class Library:
     def _on_disk(self) -> list[int]:
         if not self.base.is_dir():
             return []
-        return [int(path.name) for path in self.base.iterdir() if path.name.isdigit()]
+        return [int(path.name) for path in self.base.iterdir() if path.name.isdecimal()]
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]  # untyped
@@ -182,7 +185,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # typ
     ) -> predict_pb2.PredictResponse:
         with _refusals(context):
             servable = self.library.servable(request.model_spec)
-            return servable.predict(request, context.time_remaining())
+            return servable.predict(request, _time_left(context))
 
     def GetModelMetadata(  # noqa: N802  # the service's own name
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
@@ -283,7 +286,10 @@ class LocalServer:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            self.library.poll()
+            try:
+                self.library.poll()
+            except OSError:  # the folder is away for a moment: what is loaded is served on
+                _LOG.exception("cannot look for new versions in %s", self.library.base)
 
 
 @contextlib.contextmanager
@@ -295,6 +301,12 @@ def _refusals(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort(error.code, str(error))
     except tf.errors.OpError as error:  # TensorFlow's error codes are gRPC's
         context.abort(_CODES[error.error_code], error.message)
+
+
+def _time_left(context: grpc.ServicerContext) -> float | None:
+    """Seconds until the caller's deadline; None where it set none, which gRPC calls 292 years."""
+    seconds: float | None = context.time_remaining()
+    return None if seconds is None or seconds > _NO_DEADLINE else seconds
 
 
 def _feeds(
@@ -312,7 +324,10 @@ def _feeds(
     for name, proto in request.inputs.items():
         wanted = signature.inputs[name].dtype
         if proto.dtype != wanted:
-            given, needed = (tf.dtypes.as_dtype(d).name for d in (proto.dtype, wanted))
+            known = types_pb2.DataType.values()
+            given, needed = (
+                types_pb2.DataType.Name(d) if d in known else d for d in (proto.dtype, wanted)
+            )
             message = f"input {name}: expected dtype {needed}, got {given}"
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
         try:

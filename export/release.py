@@ -76,7 +76,8 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
     calibrated = Answers(answers.photographs, answers.logits / temperature)
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(model, target)
+    new = target.with_name(f".new-{target.name}")
+    save_weights(model, new)
     card = {
         "name": contract.MODEL_NAME,
         "purpose": "Tell four kinds of white blood cell apart in photographs of stained smears, "
@@ -91,11 +92,11 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
         },
         "weights": {
             "file": target.name,
-            "sha256": sha256(target),
+            "sha256": sha256(new),
             "parameters": PARAMETERS,
         },
         "training": json.loads((run / "run.json").read_text())
-        | {"epochs": json.loads((run / "checkpoint/state.json").read_text())},
+        | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
         "data": {
             source: _SOURCES.get(source, {"citation": source})
             for source in sorted({p.source for p in photographs})
@@ -123,6 +124,7 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
             "tensorflow": installed("tensorflow"),
         },
     }
+    new.replace(target)  # both at the very end, so that a failure leaves the old pair whole
     _write(target.with_name(CARD_NAME), json.dumps(card, indent=2) + "\n")
     for name in ("history.csv", "history.png"):
         if (run / name).is_file():

@@ -20,6 +20,7 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 
 from export import gradcam
+from export.fingerprint import exporter_fingerprint
 from export.warmup import write_warmup
 from gateway import contract
 
@@ -32,7 +33,7 @@ def next_version(base: Path) -> int:
     """Return the lowest version number above all in ``base`` (1 where there is none)."""
     if not base.is_dir():
         return 1
-    return 1 + max((int(p.name) for p in base.iterdir() if p.name.isdigit()), default=0)
+    return 1 + max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
 
 
 def write_version(
@@ -60,7 +61,7 @@ def write_version(
         tf.saved_model.save(module, str(aside), signatures=_signatures(network, input_size))
         write_warmup(aside)
         (aside / contract.MODEL_CARD_FILE).write_text(
-            json.dumps({**card, "version": number}, indent=2)
+            json.dumps({**card, "version": number, "exporter": exporter_fingerprint()}, indent=2)
         )
         aside.rename(target)
     finally:

@@ -15,6 +15,7 @@ Everything a run makes is in its own folder: ``checkpoint/`` to resume from, ``b
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import time
@@ -65,23 +66,30 @@ class Recipe:
     stages: tuple[Stage, ...]
     optimizer: str = "adamw"
     batch: int = 32
-    samples_per_epoch: int = 8000
+    samples_per_epoch: int | None = 8000
+    """Photographs drawn for an epoch, some of them several times; None: each of them once."""
     label_smoothing: float = 0.05
     balance: float = 0.5
     """Each source and, within it, each class is drawn in proportion to its size to this power:
     1 as it comes, 0 all alike."""
+    momentum: float = 0.9
+    """Of batch normalisation's running statistics while training."""
     averaging: float | None = 0.998
     patience: int | None = None
     strength: Strength | None = field(default_factory=Strength)
 
 
 RECIPES = {
-    "default": Recipe(stages=(Stage(128, 10, 2e-3), Stage(INPUT_SIZE, 4, 8e-4))),
+    "default": Recipe(
+        stages=(Stage(128, 10, 2e-3), Stage(INPUT_SIZE, 4, 8e-4), Stage(INPUT_SIZE, 4, 5e-4))
+    ),
     # the original application's: whole frames as they come, plain SGD, early stopping
     "owner": Recipe(
         stages=(Stage(INPUT_SIZE, 200, 1e-3, cosine=False),),
         optimizer="sgd",
+        samples_per_epoch=None,
         label_smoothing=0.0,
+        momentum=0.99,
         balance=1.0,
         averaging=None,
         patience=20,
@@ -110,7 +118,7 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
     photographs = read_dataset(data)
     refuse_unreadable(photographs)
     out.mkdir(parents=True, exist_ok=True)
-    _remember_run(out, recipe, seed, photographs)
+    _remember_run(out, recipe, seed, precision, photographs)
     run = _Run(out, recipe, seed, photographs)
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_global_policy(precision)
@@ -123,11 +131,15 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
     return out / "best.keras"
 
 
-def _remember_run(out: Path, recipe: Recipe, seed: int, photographs: Sequence[Photograph]) -> None:
+def _remember_run(
+    out: Path, recipe: Recipe, seed: int, precision: str, photographs: Sequence[Photograph]
+) -> None:
     """Write what this run is; refuse to go on with a different one in the same folder."""
     run = {
         "recipe": asdict(recipe),
         "seed": seed,
+        "precision": precision,
+        "data_sha256": _data_digest(photographs),
         "photographs": {
             split: len(select(photographs, split)) for split in ("train", "val", "test")
         },
@@ -137,6 +149,12 @@ def _remember_run(out: Path, recipe: Recipe, seed: int, photographs: Sequence[Ph
     if path.is_file() and json.loads(path.read_text()) != run:
         raise DatasetError(f"{path} describes another run: choose an empty folder, or remove it")
     _write_aside(path, json.dumps(run, indent=2))
+
+
+def _data_digest(photographs: Sequence[Photograph]) -> str:
+    """Tell one set of labelled, split photographs from another, wherever they lie."""
+    rows = sorted(f"{p.split} {p.label} {p.source} {p.group} {p.path.name}" for p in photographs)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 class _Run:
@@ -150,7 +168,9 @@ class _Run:
         self.validation = select(photographs, "val")
         for split, chosen in (("train", self.training), ("val", self.validation)):
             if not chosen:
-                raise DatasetError(f"no photograph is in the split `{split}`: mark some, or add more")
+                raise DatasetError(
+                    f"no photograph is in the split `{split}`: mark some, or add more"
+                )
         self.shares = _sampling_shares(self.training, recipe.balance)
         self.specimens: dict[int, Specimen] = {}
         self.inputs = np.stack([load_input(p.path) for p in self.validation])
@@ -159,6 +179,11 @@ class _Run:
     @property
     def checkpoint(self) -> Path:
         return self.out / "checkpoint"
+
+    @property
+    def batches(self) -> int:
+        samples = self.recipe.samples_per_epoch or len(self.training)
+        return max(1, samples // self.recipe.batch)
 
     def _resume(self) -> _State:
         aside = self.out / "checkpoint.old"
@@ -186,11 +211,11 @@ class _Run:
     def _model(self, stage: Stage, resuming: bool) -> keras.Model:
         if resuming:  # with the optimizer's state
             return keras.models.load_model(self.checkpoint / "model.keras")
-        model = build_model(stage.window, momentum=0.9)
+        model = build_model(stage.window, momentum=self.recipe.momentum)
         if self.state.epoch > 0:  # the next stage starts from the last one's average
             before = keras.models.load_model(self.checkpoint / "average.keras", compile=False)
             model.set_weights(before.get_weights())
-        steps = stage.epochs * self.recipe.samples_per_epoch // self.recipe.batch
+        steps = stage.epochs * self.batches
         rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
         if stage.cosine:
             warmup = steps // 20
@@ -214,10 +239,9 @@ class _Run:
         started = time.monotonic()
         model.reset_metrics()
         result: dict[str, float] = {}
-        batches = self.recipe.samples_per_epoch // self.recipe.batch
         with _progress() as bar, ThreadPoolExecutor(2) as pool:
-            task = bar.add_task(title, total=batches)
-            for images, labels in self._batches(pool, stage.window, batches):
+            task = bar.add_task(title, total=self.batches)
+            for images, labels in self._batches(pool, stage.window, self.batches):
                 result = model.train_on_batch(images, labels, return_dict=True)
                 average.update(model)
                 described = f"{title}  loss {result['loss']:.3f}  accuracy {result['accuracy']:.3f}"
@@ -232,7 +256,10 @@ class _Run:
         """Make each batch while the one before it is trained on."""
         rng = np.random.default_rng([self.seed, self.state.epoch, window])
         shape = (count, self.recipe.batch)
-        drawn = np.asarray(rng.choice(len(self.training), shape, p=self.shares))
+        if self.recipe.samples_per_epoch is None:
+            drawn = rng.permutation(len(self.training))[: count * self.recipe.batch].reshape(shape)
+        else:
+            drawn = rng.choice(len(self.training), shape, p=self.shares)
         seeds = rng.integers(0, 2**63, shape)
 
         def start(number: int) -> list[Future[NDArray[np.uint8]]]:
@@ -307,7 +334,7 @@ class _Run:
 
     def _out_of_patience(self) -> bool:
         patience = self.recipe.patience
-        return patience is not None and self.state.epoch - self.state.best_epoch > patience
+        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
 
 class _Average:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
 from export.smear import draw_smear
@@ -27,6 +28,8 @@ TOLERANCE = 1e-4
 """Largest difference allowed between the version's figures and those computed apart."""
 
 BATCHES = (1, 3, 8)
+
+_VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2", "AssignVariableOp"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,15 @@ class CheckFailed(Exception):
     """What a check found wrong."""
 
 
-def verify(version: Path, model: keras.Model) -> Iterator[Check]:
-    """Check the version against the contract and against ``model``; yield each verdict."""
-    candidate = _Candidate(version, model)
+def verify(version: Path, model: keras.Model, weights_sha256: str) -> Iterator[Check]:
+    """Check the version against the contract and against ``model``; yield each verdict.
+
+    ``weights_sha256`` is the digest of the file that ``model``'s weights came from.
+    """
+    candidate = _Candidate(version, model, weights_sha256)
     for check in (
         _signatures,
+        _frozen,
         _model_card,
         _batches,
         _rows_are_independent,
@@ -65,6 +72,7 @@ class _Candidate:
 
     version: Path
     model: keras.Model
+    weights_sha256: str
 
     @cached_property
     def loaded(self) -> Any:
@@ -141,10 +149,25 @@ def _signatures(candidate: _Candidate) -> str:
     return ", ".join(expected)
 
 
+def _frozen(candidate: _Candidate) -> str:
+    """No variables: TensorFlow Serving fails on those of Keras 3, though Python loads them."""
+    saved_model = saved_model_pb2.SavedModel.FromString(
+        (candidate.version / "saved_model.pb").read_bytes()
+    )
+    graphs = [meta_graph.graph_def for meta_graph in saved_model.meta_graphs]
+    functions = [function.node_def for graph in graphs for function in graph.library.function]
+    used = {node.op for nodes in (*functions, *(g.node for g in graphs)) for node in nodes}
+    variables = sorted(used & _VARIABLE_OPS)
+    if variables:
+        raise CheckFailed(f"the graph holds variables ({', '.join(variables)})")
+    return f"{len(used)} kinds of operation, none of them a variable"
+
+
 def _model_card(candidate: _Candidate) -> str:
     card = json.loads((candidate.version / contract.MODEL_CARD_FILE).read_text())
     _same("card's classes", card["classes"], list(contract.CLASSES))
     _same("card's version", card["version"], int(candidate.version.name))
+    _same("card's weights", card["weights"]["sha256"], candidate.weights_sha256)
     return f"weights {card['weights']['sha256'][:12]}…"
 
 

@@ -130,7 +130,7 @@ def _process(module: str, *arguments: str, **environment: str) -> Iterator[str]:
     """Run a module until its first line, whose last word is its address; stop it afterwards."""
     process = subprocess.Popen(  # noqa: S603  # our own modules
         [sys.executable, "-m", module, *arguments],
-        env=os.environ | environment,
+        env={k: v for k, v in os.environ.items() if "HEMAVISION" not in k} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -143,7 +143,10 @@ def _process(module: str, *arguments: str, **environment: str) -> Iterator[str]:
         yield line.split()[-1]
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _table(times: dict[str, list[float]], photographs: int) -> str:
@@ -178,7 +181,7 @@ def _arguments() -> Any:
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/bench.csv"))
+    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/latest.csv"))
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from export.cli import main
+from export.fingerprint import exporter_fingerprint
 from export.weights import load_weights
 from gateway import contract
 
@@ -127,7 +128,8 @@ def test_saved_model_writes_the_card_of_the_weights(weights_file: Path, exported
     """The version's card is the weights' own, with the version's number."""
     card = json.loads((exported / "1" / contract.MODEL_CARD_FILE).read_text())
     assert card == json.loads(weights_file.with_name("model_card.json").read_text()) | {
-        "version": 1
+        "version": 1,
+        "exporter": exporter_fingerprint(),
     }
 
 

@@ -300,7 +300,14 @@ def test_another_dtype_is_invalid(client: Client) -> None:
     request = predict_request(images=pictures().astype(np.float32))
     code, details = refusal(client.predict, request)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "images: expected dtype uint8, got float32" in details
+    assert "images: expected dtype DT_UINT8, got DT_FLOAT" in details
+    request.inputs["images"].dtype = 999
+    assert refusal(client.predict, request)[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_call_without_a_deadline_is_served(client: Client) -> None:
+    """TensorFlow Serving does so too; gRPC tells a call without one that it has 292 years."""
+    assert client.predict(predict_request(), timeout=None).model_spec.version.value == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 200, 224, 3), (224, 224, 3), (1, 224, 224, 4)])

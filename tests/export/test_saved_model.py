@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from export.fingerprint import exporter_fingerprint
 from export.saved_model import ExportError, next_version, write_version
 from export.warmup import read_warmup
 from gateway import contract
@@ -70,7 +71,7 @@ def test_the_weights_are_constants(meta_graph: meta_graph_pb2.MetaGraphDef) -> N
 def test_the_card_is_inside_with_its_version(tiny_models: Path) -> None:
     """What was handed in, and the version's number."""
     card = json.loads((tiny_models / "1" / contract.MODEL_CARD_FILE).read_text())
-    assert card == {"name": "tiny", "version": 1}
+    assert card == {"name": "tiny", "version": 1, "exporter": exporter_fingerprint()}
 
 
 def test_the_warm_up_covers_signatures_and_batches(version: Path) -> None:

@@ -151,12 +151,14 @@ def test_the_run_is_written_down(run: Run) -> None:
     assert [stage["window"] for stage in written["recipe"]["stages"]] == [64, 80]
 
 
-def test_a_training_leaves_the_process_as_it_was(run: Run, tmp_path: Path) -> None:
+def test_a_training_leaves_the_process_as_it_was(run: Run, copy: Path, tmp_path: Path) -> None:
     """Mixed precision is the run's own: a model built afterwards, or after a refusal, has none."""
     with pytest.raises(DatasetError):
         train(tmp_path / "nowhere", tmp_path / "run", RECIPE, 1, "mixed_bfloat16")
+    described = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(described | {"precision": "mixed_bfloat16"}))
     with contextlib.redirect_stdout(io.StringIO()):
-        train(run.data, run.out, RECIPE, 1, "mixed_bfloat16")
+        train(run.data, copy, RECIPE, 1, "mixed_bfloat16")
     assert keras.mixed_precision.dtype_policy().name == "float32"
 
 

@@ -13,14 +13,16 @@ import keras
 import pytest
 import tensorflow as tf
 
-from export.gradcam import Network
+from export.gradcam import Network, classify, explain
 from export.saved_model import write_version
 from export.verify import verify
+from export.weights import sha256
 from gateway import contract
 
 Outputs = dict[str, Any]
 ALL = [
     "signatures",
+    "frozen",
     "model card",
     "batches",
     "rows are independent",
@@ -30,12 +32,13 @@ ALL = [
     "warmup",
     "maps are not flat",
 ]
-CARD = {"classes": list(contract.CLASSES), "weights": {"sha256": "0" * 64}}
+WEIGHTS = "0" * 64
+CARD = {"classes": list(contract.CLASSES), "weights": {"sha256": WEIGHTS}}
 
 
 def failures(version: Path, model: keras.Model) -> dict[str, str]:
     """The findings of the checks that failed."""
-    checks = list(verify(version, model))
+    checks = list(verify(version, model, WEIGHTS))
     assert [check.name for check in checks] == ALL
     return {check.name: check.finding for check in checks if not check.passed}
 
@@ -107,9 +110,9 @@ def resaved(sound: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_the_real_network_passes_every_check(network, exported: Path) -> None:
+def test_the_real_network_passes_every_check(network, exported: Path, weights_file: Path) -> None:
     """The owner's network, exported by the command, is fit to be served."""
-    checks = list(verify(exported / "1", network))
+    checks = list(verify(exported / "1", network, sha256(weights_file)))
     assert [check.name for check in checks] == ALL
     assert {check.name: check.finding for check in checks if not check.passed} == {}
 
@@ -148,7 +151,7 @@ def test_a_missing_signature_is_named(resaved: Callable[..., Path], model: keras
     """Without gradcam, the signatures fail and so does all that would have asked it."""
     found = failures(resaved(explain=None), model)
     assert found["signatures"] == "signature gradcam is missing"
-    assert set(ALL) - set(found) == {"model card"}
+    assert set(ALL) - set(found) == {"frozen", "model card"}
 
 
 def test_another_dtype_fails_the_signatures(
@@ -280,6 +283,7 @@ def test_a_warm_up_of_one_signature_is_caught(copy: Path, model: keras.Model) ->
         ({"classes": list(reversed(contract.CLASSES))}, "card's classes: found ['NEUTROPHIL'"),
         ({"version": 2}, "card's version: found 2, expected 1"),
         ({"weights": {}}, "KeyError: 'sha256'"),
+        ({"weights": {"sha256": "1" * 64}}, "card's weights: found 1111"),
     ],
 )
 def test_a_wrong_card_is_caught(
@@ -288,10 +292,39 @@ def test_a_wrong_card_is_caught(
     """The card has to be this version's, of these classes, and name its weights."""
     path = copy / contract.MODEL_CARD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    signatures, card = itertools.islice(verify(copy, model), 2)  # none after it reads the card
+    # none after it reads the card
+    signatures, frozen, card = itertools.islice(verify(copy, model, WEIGHTS), 3)
     assert signatures.passed
+    assert frozen.passed
     assert (card.name, card.passed) == ("model card", False)
     assert card.finding.startswith(finding)
+
+
+def test_variables_are_caught(copy: Path, model: keras.Model) -> None:
+    """A graph that keeps its variables works in Python, and in TensorFlow Serving on no request."""
+    network = Network.of(model)
+    images = tf.TensorSpec((None, 224, 224, 3), tf.uint8, name="images")
+    index = tf.TensorSpec((None,), tf.int32, name="class_index")
+    module = tf.Module()
+    module.variables_of_the_model = model.variables
+    signatures = {
+        "serving_default": tf.function(
+            lambda images: classify(network, images), input_signature=[images]
+        ),
+        "gradcam": tf.function(
+            lambda images, class_index: explain(network, images, class_index),
+            input_signature=[images, index],
+        ),
+    }
+    kept = {path.name: path.read_bytes() for path in (copy / "assets.extra").iterdir()}
+    shutil.rmtree(copy)
+    tf.saved_model.save(module, str(copy), signatures=signatures)
+    (copy / "assets.extra").mkdir()
+    for name, data in kept.items():
+        (copy / "assets.extra" / name).write_bytes(data)
+    found = failures(copy, model)
+    assert set(found) == {"frozen"}
+    assert "VarHandleOp" in found["frozen"]
 
 
 def test_a_folder_that_is_no_version_fails_every_check(tmp_path: Path, model: keras.Model) -> None:
