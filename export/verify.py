@@ -262,11 +262,15 @@ def _warmup(candidate: _Candidate) -> str:
 
 
 def _maps_are_not_flat(candidate: _Candidate) -> str:
+    """On most pictures: GradCAM may find no place that speaks for a class, and is then zero."""
+    findings = []
     for name in (contract.CAM, contract.CAM_FINE):
-        for row, cam in enumerate(candidate.explained[name]):
-            if np.ptp(cam) <= 1e-6:
-                raise CheckFailed(f"{name} of drawn picture {row} is the same everywhere")
-    return f"{len(candidate.images)} drawn pictures"
+        cams = candidate.explained[name]
+        uneven = sum(bool(np.ptp(cam) > 1e-6) for cam in cams)
+        if 2 * uneven < len(cams):
+            raise CheckFailed(f"{name} is the same everywhere on {len(cams) - uneven} pictures")
+        findings.append(f"{name} on {uneven} of {len(cams)} drawn pictures")
+    return ", ".join(findings)
 
 
 def _specs(structure: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None, ...]]]:

@@ -66,6 +66,7 @@ def heatmap_json(heatmap: Heatmap, options: Options) -> Json:
         "explained_class": heatmap.explained_class,
         "resolution": options.resolution,
         "method": "LayerCAM" if options.resolution == "fine" else "GradCAM",
+        "flat": not heatmap.cells.any(),
     }
     if heatmap.picture is None or heatmap.encoded is None:
         rows = [[round(float(cell), 4) for cell in row] for row in heatmap.cells]

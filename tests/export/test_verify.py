@@ -245,7 +245,7 @@ def test_flat_maps_are_caught(tmp_path: Path) -> None:
     kernel, bias = dead.get_layer("conv9").get_weights()
     dead.get_layer("conv9").set_weights([0 * kernel, bias + 1])
     found = failures(write_version(Network.of(dead), CARD, tmp_path), dead)
-    assert found == {"maps are not flat": "cam of drawn picture 0 is the same everywhere"}
+    assert found == {"maps are not flat": "cam is the same everywhere on 8 pictures"}
 
 
 def test_a_missing_warm_up_is_caught(copy: Path, model: keras.Model) -> None:

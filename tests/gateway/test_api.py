@@ -125,6 +125,7 @@ async def test_a_grid_is_the_map_itself(client, jpeg):
         assert cells.shape == (size, size)
         assert cells.min() >= 0
         assert cells.max() in (0, 1)
+        assert body["heatmap"]["flat"] is bool(cells.max() == 0)
         assert body["heatmap"]["method"] == method
         assert body["heatmap"]["placement"]["pitch"] * size == pytest.approx(216, abs=30)
         assert "data" not in body["heatmap"]
