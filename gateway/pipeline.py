@@ -104,7 +104,7 @@ class Pipeline:
             ServiceError: the model cannot be asked.
         """
         clock = [time.perf_counter()]
-        photograph = await self._in_thread(imaging.read_photograph, data, self._max_pixels)
+        photograph, fitness = await self._in_thread(_prepare, data, self._max_pixels)
         clock.append(time.perf_counter())
         prediction = await self._ask(photograph.tensor, options)
         clock.append(time.perf_counter())
@@ -119,7 +119,7 @@ class Pipeline:
             annotation=self._reference.classes[predicted],
             statement=self._reference.statement,
             heatmap=explanation,
-            quality=quality.assess(photograph),
+            quality=fitness,
             photograph=photograph.picture,
             timing_ms=_timing(waited_ms, clock),
         )
@@ -133,6 +133,11 @@ class Pipeline:
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._workers, lambda: function(*args, **kwargs))
+
+
+def _prepare(data: bytes, max_pixels: int) -> tuple[imaging.Photograph, quality.Quality]:
+    photograph = imaging.read_photograph(data, max_pixels)
+    return photograph, quality.assess(photograph)
 
 
 def _explain(picture: Image.Image, prediction: Prediction, options: Options) -> Heatmap | None:
