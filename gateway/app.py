@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +10,6 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.annotation import load_reference
-from gateway.errors import SettingsError
 from gateway.handlers import Handlers
 from gateway.metrics import Metrics
 from gateway.middleware import surround
@@ -30,13 +28,9 @@ def create_app(
     Args:
         settings: what to listen to, accept and promise.
         connect: makes the model client from host:port and a timeout in seconds.
-
-    Raises:
-        SettingsError: the model card is not JSON.
     """
     metrics = Metrics()
     app = web.Application(middlewares=[surround(metrics)])
-    card = _model_card(settings)
 
     async def lifespan(app: web.Application) -> AsyncIterator[None]:
         model = connect(settings.model_server, settings.model_timeout)
@@ -48,7 +42,7 @@ def create_app(
                 admission=Admission(settings.max_in_flight, settings.max_wait, metrics.in_flight),
                 metrics=metrics,
                 reference=reference,
-                model_card=card,
+                models=settings.models,
                 target_ms=settings.target_ms,
                 max_bytes=settings.max_bytes,
             )
@@ -81,13 +75,3 @@ def _route(method: Callable[..., Any]) -> Callable[[web.Request], Any]:
         return response
 
     return handle
-
-
-def _model_card(settings: Settings) -> dict[str, Any] | None:
-    if settings.model_card is None:
-        return None
-    try:
-        card: dict[str, Any] = json.loads(settings.model_card.read_text("utf-8"))
-    except ValueError as error:
-        raise SettingsError(f"HEMAVISION_MODEL_CARD: {settings.model_card} is no JSON.") from error
-    return card

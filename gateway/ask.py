@@ -15,9 +15,11 @@ from typing import Any
 from gateway.errors import HemaVisionError
 
 _TIMEOUT = 30.0
+_PORT = "HEMAVISION_PORT"
 # no proxy: the gateway is near, and a proxy meant for the outside has no way to it
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _BAR = 24
+_OVERLAY = ".overlay.png"
 
 
 class GatewayUnreachable(HemaVisionError):
@@ -39,10 +41,13 @@ def classify(files: Sequence[Path], url: str, out: Path | None, *, as_json: bool
         raise SameName("two files have the same name: send them one by one, or without --out")
     refused = 0
     for file in files:
+        if file.name.endswith(_OVERLAY):
+            print(f"{file}: an overlay, left out", file=sys.stderr)
+            continue
         try:
             reply = _send(file, url)
         except (OSError, _Refused) as error:
-            print(f"{file}: {error}", file=sys.stderr)
+            print(f"{file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             refused += 1
             continue
         print(json.dumps(reply) if as_json else _readable(file, reply))
@@ -66,7 +71,7 @@ def check(url: str, probe: str) -> int:
     except urllib.error.HTTPError as error:
         print(f"{url}: {_detail(error)}", file=sys.stderr)
     except (OSError, ValueError, KeyError) as error:
-        print(f"{url}: no answer ({error})", file=sys.stderr)
+        print(f"{url}: no answer ({getattr(error, 'reason', error)})", file=sys.stderr)
     return 1
 
 
@@ -91,7 +96,7 @@ def _send(file: Path, url: str) -> dict[str, Any]:
     except urllib.error.URLError as error:
         raise GatewayUnreachable(
             f"nothing answers at {url} ({error.reason}). Start it with `make run`, or name "
-            "another with --url."
+            f"another with --url or {_PORT}."
         ) from error
 
 
@@ -106,7 +111,7 @@ def _detail(error: urllib.error.HTTPError) -> str:
 def _write_overlay(reply: dict[str, Any], file: Path, out: Path | None) -> Path:
     folder = out or file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{file.stem}.overlay.png"
+    path = folder / f"{file.stem}{_OVERLAY}"
     aside = path.with_suffix(".new")
     aside.write_bytes(base64.b64decode(reply["heatmap"]["data"]))
     aside.replace(path)
@@ -123,8 +128,10 @@ def _readable(file: Path, reply: dict[str, Any]) -> str:
         "Significance": about["significance"],
         "Normal range": f"{share['low']:g} to {share['high']:g} {share['unit']}. "
         f"{about['statement']}",
-        "Source": share["source"],
+        "Sources": f"{about['source']}; {share['source']}.",
     }
+    if share["note"]:
+        paragraphs["Normal range"] += f" {share['note']}"
     lines = [
         f"{file}: {about['name']}, {percent(reply['confidence'])}",
         *(_bar(name, value) for name, value in reply["probabilities"].items()),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_args
 
 from aiohttp import BodyPartReader, web
@@ -17,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway import heatmap, pipeline, wire
 from gateway.admission import Admission
 from gateway.annotation import Reference
-from gateway.contract import CLASSES
+from gateway.contract import CLASSES, MODEL_CARD_FILE
 from gateway.errors import (
     InvalidOption,
     MissingPhotograph,
@@ -29,6 +32,8 @@ from gateway.metrics import Metrics
 from gateway.middleware import REQUEST_ID
 from gateway.model_client import ModelClient
 from gateway.pipeline import STAGES, Options, Pipeline, Report
+
+_LOG = logging.getLogger(__name__)
 
 FIELD = "file"
 """Name of the multipart part that holds the photograph."""
@@ -75,7 +80,7 @@ class Handlers:
     admission: Admission
     metrics: Metrics
     reference: Reference
-    model_card: dict[str, Any] | None
+    models: Path | None
     target_ms: float
     max_bytes: int
 
@@ -110,7 +115,8 @@ class Handlers:
     async def model_information(self, _: web.Request) -> web.Response:
         """GET /v1/model: which model is served, and its card."""
         version = await self.model.available_version()
-        return web.json_response(wire.model_json(version, self.model_card))
+        card = await asyncio.to_thread(read_model_card, self.models, version)
+        return web.json_response(wire.model_json(version, card))
 
     async def clinical_reference(self, _: web.Request) -> web.Response:
         """GET /v1/reference: the clinical reference data with its sources."""
@@ -154,6 +160,19 @@ class Handlers:
                 self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
             self.metrics.predictions.labels(report.prediction).inc()
             yield report
+
+
+def read_model_card(models: Path | None, version: int) -> dict[str, Any] | None:
+    """Read the card of the version that is served; None where there is none to be read."""
+    if models is None:
+        return None
+    try:
+        text = (models / str(version) / MODEL_CARD_FILE).read_text("utf-8")
+        card: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError) as error:
+        _LOG.warning("no model card for version %d: %s", version, error)
+        return None
+    return card
 
 
 def read_options(request: web.Request) -> Options:
@@ -236,7 +255,10 @@ async def _read_form(request: web.Request, max_bytes: int) -> bytes:
         if len(found) == _MOST_PARTS:
             break
     parts = f"it has {', '.join(found)}" if found else "it has none"
-    raise MissingPhotograph(f"The form has no part named `{FIELD}` ({parts}).")
+    raise MissingPhotograph(
+        f"The form has no part named `{FIELD}` ({parts}): give the photograph that name, as in "
+        f"curl -F {FIELD}=@cell.jpg."
+    )
 
 
 async def _read_capped(read: Callable[[], Awaitable[bytes]], max_bytes: int) -> bytes:
@@ -250,7 +272,9 @@ async def _read_capped(read: Callable[[], Awaitable[bytes]], max_bytes: int) -> 
 
 
 def _too_large(max_bytes: int) -> PhotographTooLarge:
-    return PhotographTooLarge(f"A photograph may have at most {max_bytes:,} bytes.")
+    return PhotographTooLarge(
+        f"A photograph may have at most {max_bytes:,} bytes. Scale it down or compress it."
+    )
 
 
 def _server_timing(report: Report) -> dict[str, str]:

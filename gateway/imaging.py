@@ -105,7 +105,8 @@ def _open(data: bytes) -> Image.Image:
         message = f"This is not a picture that can be read here. Send one of: {accepted}."
         raise UnsupportedMedia(message) from error
     except Exception as error:  # hostile bytes make decoders raise anything
-        raise UnreadablePhotograph(f"The picture's header is damaged ({error}).") from error
+        message = f"The picture's header is damaged ({error}). Send the whole file again."
+        raise UnreadablePhotograph(message) from error
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

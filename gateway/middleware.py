@@ -67,6 +67,8 @@ async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> w
         return await handler(request)
     except errors.HemaVisionError as error:
         problem, detail = ERROR_STATUS[type(error)], str(error)
+        for note in getattr(error, "__notes__", ()):
+            _LOG.warning("request %s: %s", request[REQUEST_ID], note)
         headers = _RETRY_AFTER.get(problem.status, {})
     except web.HTTPException as error:  # aiohttp's own: no such route, wrong method, bad request
         problem = Problem(error.status, _slug(error.reason), error.reason)

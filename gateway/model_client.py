@@ -43,6 +43,15 @@ GRPC_ERRORS: dict[StatusCode, type[HemaVisionError]] = {
 }
 """What each gRPC status means here; OK raises nothing."""
 
+_ADVICE: dict[type[HemaVisionError], str] = {
+    Overloaded: "The model is busy. Try again in a moment.",
+    ModelUnavailable: "No model answers at the moment. Try again shortly; if it lasts, tell the "
+    "operator of this service.",
+    ModelMisbehaved: "The model server refused the request. Tell the operator of this service: its "
+    "model is not the one that this gateway was made for.",
+}
+"""What a client is told. Addresses and gRPC's own words are a note on the error, for the log."""
+
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -147,7 +156,7 @@ class ModelClient:
         available = pb.ModelVersionStatus.State.AVAILABLE
         versions = [s.version for s in response.model_version_status if s.state == available]
         if not versions:
-            raise ModelUnavailable(f"The model server at {self._address} has no version ready yet.")
+            raise ModelUnavailable("The model is being loaded. Try again shortly.")
         return max(versions)
 
     async def close(self) -> None:
@@ -169,18 +178,14 @@ class ModelClient:
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
         if response is None:  # what gRPC gives for bytes that are no such message
-            raise ModelMisbehaved(f"What answers at {self._address} is no TensorFlow Serving.")
+            raise ModelMisbehaved(_ADVICE[ModelMisbehaved])
         return response
 
     def _translated(self, error: grpc.aio.AioRpcError) -> HemaVisionError:
         kind = GRPC_ERRORS[error.code()]
-        happened: dict[type[HemaVisionError], str] = {
-            Overloaded: "is busy",
-            ModelUnavailable: "gave no answer",
-        }
-        what = happened.get(kind, "refused the request")
-        details = f"{error.code().name}: {error.details()}"
-        return kind(f"The model server at {self._address} {what} ({details}).")
+        translated = kind(_ADVICE[kind])
+        translated.add_note(f"{self._address}: {error.code().name}: {error.details()}")
+        return translated
 
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int32], dtype: pb.DataType) -> pb.Tensor:

@@ -33,7 +33,7 @@ def _port(text: str) -> int:
 def _address(text: str) -> str:
     """A host and a port, as in models.example:8500."""
     host, _, port = text.rpartition(":")
-    if not host or _port(port) == 0:
+    if not host or "/" in host or _port(port) == 0:
         raise ValueError(text)
     return text
 
@@ -52,9 +52,9 @@ def _amount(text: str) -> float:
     return float(text)
 
 
-def _file(text: str) -> Path:
-    """The path of a file that exists."""
-    if not Path(text).is_file():
+def _folder(text: str) -> Path:
+    """The path of a folder that exists."""
+    if not Path(text).is_dir():
         raise ValueError(text)
     return Path(text)
 
@@ -87,8 +87,9 @@ class Settings:
     model_server: str = _setting("127.0.0.1:8500", _address)
     """host:port of TensorFlow Serving's gRPC; a name with several addresses is balanced over."""
 
-    model_card: Path | None = _setting(None, _file)
-    """The served version's model_card.json, shown at /v1/model; unset: no card is shown."""
+    models: Path | None = _setting(None, _folder)
+    """The folder with the model server's versions, for the served one's card at /v1/model; unset:
+    no card is shown."""
 
     model_timeout: float = _setting(2.0, _amount)
     """Longest wait for one answer of the model server, retry included, in seconds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from typing import IO
 from aiohttp import web
 
 from gateway.app import create_app
-from gateway.contract import MODEL_CARD_FILE
+from gateway.contract import MODEL_NAME
 from gateway.errors import HemaVisionError, ModelUnavailable, SettingsError
 from gateway.model_client import ModelClient
 from gateway.settings import Settings
@@ -76,8 +77,7 @@ async def _run(
     await _step("drawing sample pictures", "draw", str(samples))
     async with _model_server(own_server, models) as server:
         if server is not None:
-            settings = dataclasses.replace(settings, model_server=server.address)
-            settings = _with_card(settings, models)
+            settings = dataclasses.replace(settings, model_server=server.address, models=models)
         await _wait_for_model(settings)
         async with _gateway(settings, listening):
             url = _url(listening)
@@ -134,7 +134,10 @@ async def _wait_for_model(settings: Settings) -> None:
                     await model.available_version()
                 except ModelUnavailable as error:
                     if time.monotonic() > deadline:
-                        raise StepFailed(str(error)) from error
+                        raise StepFailed(
+                            f"no model answers at {settings.model_server}: is TensorFlow Serving "
+                            f"running there, with a model named {MODEL_NAME}?"
+                        ) from error
                     await asyncio.sleep(0.2)
                 else:
                     return
@@ -154,15 +157,22 @@ async def _gateway(settings: Settings, listening: socket.socket) -> AsyncIterato
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port before the slow steps, so that a taken one is told at once."""
+    """Take the port before the slow steps, so that a taken one is told at once.
+
+    It is bound and not listening: until the service is ready, clients are refused and not kept.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+        listening.bind((settings.host, settings.port))
     except OSError as error:
+        listening.close()
+        reason = os.strerror(error.errno) if error.errno else error
         raise SettingsError(
-            f"cannot listen on {settings.host} port {settings.port} ({error.strerror}). "
+            f"cannot listen on {settings.host} port {settings.port}: {reason}. "
             "Choose another with HEMAVISION_HOST and HEMAVISION_PORT."
         ) from error
+    return listening
 
 
 def _url(listening: socket.socket) -> str:
@@ -177,13 +187,6 @@ def _stop_event() -> asyncio.Event:
             continue
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
-
-
-def _with_card(settings: Settings, models: Path) -> Settings:
-    if settings.model_card is not None:
-        return settings
-    newest = max((p for p in models.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    return dataclasses.replace(settings, model_card=newest / MODEL_CARD_FILE)
 
 
 async def _step(title: str, *arguments: str) -> None:
@@ -235,6 +238,9 @@ async def _progress(title: str) -> AsyncIterator[None]:
     ticking = asyncio.create_task(_tick(title, started))
     try:
         yield
+    except BaseException:
+        print(flush=True)  # what comes next begins a line of its own
+        raise
     finally:
         ticking.cancel()
     print(f"{_LINE_START}{title}: {time.monotonic() - started:.1f} s", flush=True)

@@ -113,7 +113,7 @@ def predict_json(report: Report) -> Json:
 
 
 def model_json(version: int, card: Json | None) -> Json:
-    """The reply of ``GET /v1/model``; a card of another version is not shown for this one."""
+    """The reply of ``GET /v1/model``."""
     return {
         "name": contract.MODEL_NAME,
         "version": version,
@@ -123,7 +123,7 @@ def model_json(version: int, card: Json | None) -> Json:
             "resize_policy": contract.RESIZE_POLICY,
             "resize_filter": contract.RESIZE_FILTER,
         },
-        "card": card if card and card.get("version") == version else None,
+        "card": card,
     }
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from gateway.app import create_app
 from gateway.contract import CLASSES
-from gateway.errors import SettingsError
 from gateway.settings import Settings
 
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -201,33 +200,25 @@ async def test_the_reference_data_has_its_sources(client):
     assert [entry["class"] for entry in body["classes"]] == list(CLASSES)
 
 
-async def test_the_model_describes_itself(aiohttp_client, model_server, tmp_path):
-    """/v1/model gives the version that is served, the preprocessing and the card."""
-    path = tmp_path / "card.json"
-    path.write_text('{"version": 1, "metrics": {"accuracy": 0.5}}')
-    app = create_app(Settings(model_server=model_server, model_card=path))
+async def test_the_model_describes_itself(aiohttp_client, model_server, tiny_models):
+    """/v1/model gives the version that is served, the preprocessing and that version's card."""
+    app = create_app(Settings(model_server=model_server, models=tiny_models))
     body = await (await (await aiohttp_client(app)).get("/v1/model")).json()
     assert body["version"] == 1
     assert body["classes"] == list(CLASSES)
     assert body["input"]["resize_policy"] == "stretch"
-    assert body["card"]["metrics"] == {"accuracy": 0.5}
+    assert (body["card"]["name"], body["card"]["version"]) == ("tiny", 1)
 
 
-async def test_another_versions_card_is_not_shown(aiohttp_client, model_server, tmp_path):
-    """A server that has moved on is not described by the card of the version before."""
-    path = tmp_path / "card.json"
-    path.write_text('{"version": 99}')
-    app = create_app(Settings(model_server=model_server, model_card=path))
+@pytest.mark.parametrize("card", [None, "{"])
+async def test_a_card_that_cannot_be_read_is_none(aiohttp_client, model_server, tmp_path, card):
+    """A version without a card, or with a broken one, is served all the same."""
+    if card is not None:
+        (tmp_path / "1/assets.extra").mkdir(parents=True)
+        (tmp_path / "1/assets.extra/model_card.json").write_text(card)
+    app = create_app(Settings(model_server=model_server, models=tmp_path))
     body = await (await (await aiohttp_client(app)).get("/v1/model")).json()
     assert (body["version"], body["card"]) == (1, None)
-
-
-def test_a_broken_model_card_stops_the_start(tmp_path):
-    """A file that is no JSON is named."""
-    path = tmp_path / "card.json"
-    path.write_text("{")
-    with pytest.raises(SettingsError, match="HEMAVISION_MODEL_CARD"):
-        create_app(Settings(model_card=path))
 
 
 async def test_probes(client, orphan):

@@ -181,8 +181,11 @@ async def test_each_status_becomes_the_error_it_means(code):
         await context.abort(code, "for this reason")
 
     async with serving(refuse) as client:
-        with pytest.raises(GRPC_ERRORS[code], match=code.name):
+        with pytest.raises(GRPC_ERRORS[code]) as caught:
             await client.predict(TENSOR)
+    assert type(caught.value) is GRPC_ERRORS[code]
+    assert "127.0.0.1" not in str(caught.value)  # a client is told what to do, not where we look
+    assert code.name in caught.value.__notes__[0]
 
 
 async def test_a_refused_call_is_repeated_once():
@@ -221,16 +224,17 @@ async def test_no_answer_in_time_is_unavailable():
         await asyncio.Event().wait()
 
     async with serving(never, seconds=0.1) as client:
-        with pytest.raises(errors.ModelUnavailable, match="DEADLINE_EXCEEDED"):
+        with pytest.raises(errors.ModelUnavailable, match="Try again"):
             await client.predict(TENSOR)
 
 
 async def test_no_server_is_unavailable():
-    """Nothing listens: an error at once, with the address, and no hanging."""
+    """Nothing listens: an error at once, with the address in its note, and no hanging."""
     client = ModelClient("127.0.0.1:1", 30.0)
-    with pytest.raises(errors.ModelUnavailable, match=r"127\.0\.0\.1:1"):
+    with pytest.raises(errors.ModelUnavailable) as caught:
         async with asyncio.timeout(10):
             await client.available_version()
+    assert caught.value.__notes__[0].startswith("127.0.0.1:1: UNAVAILABLE")
     await client.close()
 
 
@@ -271,6 +275,6 @@ async def test_the_real_model_server_answers(model_server):
 async def test_another_model_is_unavailable(model_server):
     """A server that holds no model of this name is as good as none."""
     client = ModelClient(model_server, 10.0, name="other")
-    with pytest.raises(errors.ModelUnavailable, match="NOT_FOUND"):
+    with pytest.raises(errors.ModelUnavailable):
         await client.predict(TENSOR)
     await client.close()

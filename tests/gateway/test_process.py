@@ -160,6 +160,13 @@ def test_classify_prints_for_a_person_and_writes_the_overlay(model_server, smear
         assert overlay.size == smear.size
 
 
+def test_overlays_are_not_classified(tmp_path, smear, capsys):
+    """`classify *.png` twice does not read what it wrote the first time."""
+    smear.save(tmp_path / "cell.overlay.png")
+    assert cli.main(["classify", str(tmp_path / "cell.overlay.png")]) == 0
+    assert "left out" in capsys.readouterr().err
+
+
 def test_classify_without_a_gateway_says_how_to_start_one(tmp_path, smear, capsys):
     """Status 2 and what to do."""
     smear.save(tmp_path / "cell.png")

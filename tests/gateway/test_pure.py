@@ -70,21 +70,19 @@ def test_one_cell_is_no_percentage():
 
 def test_settings_have_defaults_and_read_the_environment(tmp_path):
     """Each type of setting is read; what is not of this service is left alone."""
-    card = tmp_path / "card.json"
-    card.write_text("{}")
     settings = Settings.from_environment(
         {
             "HEMAVISION_PORT": "9000",
             "HEMAVISION_MODEL_SERVER": "models:8500",
             "HEMAVISION_TARGET_MS": "150",
-            "HEMAVISION_MODEL_CARD": str(card),
+            "HEMAVISION_MODELS": str(tmp_path),
             "PATH": "/bin",
         }
     )
     assert settings.port == 9000
     assert settings.model_server == "models:8500"
     assert settings.target_ms == 150.0
-    assert settings.model_card == Path(card)
+    assert settings.models == Path(tmp_path)
     assert settings.host == Settings().host
 
 
@@ -98,9 +96,10 @@ def test_settings_have_defaults_and_read_the_environment(tmp_path):
         ("HEMAVISION_MAX_BYTES", "0"),
         ("HEMAVISION_MAX_WAIT", "nan"),
         ("HEMAVISION_TARGET_MS", "inf"),
-        ("HEMAVISION_MODEL_CARD", "/nowhere/card.json"),
+        ("HEMAVISION_MODELS", "/nowhere"),
         ("HEMAVISION_MODEL_SERVER", "no-port"),
         ("HEMAVISION_MODEL_SERVER", "host:http"),
+        ("HEMAVISION_MODEL_SERVER", "http://host:8500"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(name, value):
