@@ -11,16 +11,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gateway import contract
 
 _EPILOG = """\
 The usual way, from photographs to a served model:
-  python -m export train DATA --out runs/mine     hours on a CPU; stop and resume at will
-  python -m export release runs/mine DATA         calibrate, measure, write the model card
-  python -m export saved-model                    models/hemavision/<next version>/
-  python -m export verify models/hemavision/1     fit to be served?
-  python -m export serve                          TensorFlow Serving's stand-in, on port 8500
+  python -m export train DATA --out runs/mine            hours on a CPU; stop and resume at will
+  python -m export release runs/mine DATA --weights export/weights/hemavision.keras
+                                                         calibrate, measure, write the model card
+  python -m export saved-model                           models/hemavision/<next version>/
+  python -m export verify models/hemavision/1            fit to be served?
+  python -m export serve                                 TensorFlow Serving's stand-in, port 8500
 """
 _MODELS = Path("models") / contract.MODEL_NAME
 
@@ -62,7 +64,9 @@ def _native_log_hidden() -> Iterator[None]:
 def _import_tensorflow() -> None:
     with _native_log_hidden():
         import tensorflow as tf
+        from absl import logging
 
+        logging.set_verbosity(logging.ERROR)  # Keras' advice against the format that was asked for
         tf.get_logger().setLevel("ERROR")  # remarks on a loader that is the real server's own
         tf.config.list_physical_devices()  # the rest of the remarks come with the first use
 
@@ -138,9 +142,7 @@ def _convert(given: argparse.Namespace) -> int:
 def _saved_model(given: argparse.Namespace) -> int:
     from export.fingerprint import exporter_fingerprint
 
-    card = json.loads(given.weights.with_name("model_card.json").read_text("utf-8"))
-    if "weights" not in card:
-        raise ValueError(f"the model card beside {given.weights} describes no weights")
+    card = _card_beside(given.weights)
     newest = _newest_card(given.models)
     current = {"weights": card["weights"], "exporter": exporter_fingerprint()}
     if given.if_needed and newest and current.items() <= newest.items():
@@ -164,6 +166,19 @@ def _saved_model(given: argparse.Namespace) -> int:
     return 0
 
 
+def _card_beside(weights: Path) -> dict[str, Any]:
+    path = weights.with_name("model_card.json")
+    for needed in (weights, path):
+        if not needed.is_file():
+            raise ValueError(
+                f"there is no {needed}: `python -m export release` writes weights with their card"
+            )
+    card: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if "weights" not in card:
+        raise ValueError(f"{path} describes no weights: write it with `python -m export release`")
+    return card
+
+
 def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
     versions = [int(p.name) for p in models.glob("*") if p.name.isdecimal()]
     path = models / str(max(versions, default=0)) / contract.MODEL_CARD_FILE
@@ -178,11 +193,13 @@ def _verify(given: argparse.Namespace) -> int:
     from export.verify import verify
     from export.weights import load_weights, sha256
 
+    if not (given.version / "saved_model.pb").is_file():
+        raise ValueError(f"{given.version} is no version: it holds no saved_model.pb")
     failed = 0
     for check in verify(given.version, load_weights(given.weights), sha256(given.weights)):
         print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
         failed += not check.passed
-    print(f"{given.version}: {f'{failed} checks failed' if failed else 'all checks passed'}")
+    print(f"{given.version}: {f'checks failed: {failed}' if failed else 'all checks passed'}")
     return 1 if failed else 0
 
 
@@ -224,10 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, run: Callable[[argparse.Namespace], int], text: str
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+        # a module's name will do as well: `saved_model` is `saved-model`
+        aliases = [name.replace("-", "_")] if "-" in name else []
+        added = commands.add_parser(name, aliases=aliases, help=text, description=text)
         added.set_defaults(run=run)
         return added
 
+    data = "a folder with a manifest.csv, or one of class folders"
     shipped = Path(__file__).parent / "weights" / "hemavision.keras"
 
     def weights(added: argparse.ArgumentParser) -> None:
@@ -249,14 +269,20 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--seed", type=int, default=1, help="another seed, other drawings")
 
     train = command(
-        "train", _train, "Train on a folder of class folders or one with a manifest.csv; resumes."
+        "train", _train, "Train. Run it again after a stop: it goes on after the last whole epoch."
     )
-    train.add_argument("data", type=Path, metavar="DATA")
+    train.add_argument("data", type=Path, metavar="DATA", help=data)
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the run's own folder"
     )
-    train.add_argument("--recipe", choices=("default", "owner"), default="default")
-    train.add_argument("--seed", type=int, default=1)
+    train.add_argument(
+        "--recipe",
+        choices=("default", "owner"),
+        default="default",
+        help="default: windows, then whole frames, varied, averaged; owner: whole frames as they "
+        "come, plain SGD, early stopping (choose --precision float32 with it)",
+    )
+    train.add_argument("--seed", type=int, default=1, help="another seed, another run (default: 1)")
     train.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
@@ -265,31 +291,39 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate = command("evaluate", _evaluate, "Measure weights on labelled photographs, as JSON.")
-    evaluate.add_argument("weights", type=Path, metavar="WEIGHTS")
-    evaluate.add_argument("data", type=Path, metavar="DATA")
-    evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
+    evaluate.add_argument("weights", type=Path, metavar="WEIGHTS", help="in any Keras format")
+    evaluate.add_argument("data", type=Path, metavar="DATA", help=data)
+    evaluate.add_argument(
+        "--split", choices=("train", "val", "test"), default="test", help="default: test"
+    )
 
     release = command(
         "release", _release, "Calibrate and measure a training run's weights; write their card."
     )
-    release.add_argument("run_folder", type=Path, metavar="RUN")
-    release.add_argument("data", type=Path, metavar="DATA")
-    weights(release)
+    release.add_argument("run_folder", type=Path, metavar="RUN", help="what train --out named")
+    release.add_argument("data", type=Path, metavar="DATA", help=data)
+    release.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="to write; the card goes beside"
+    )
 
     convert = command(
         "convert", _convert, "Turn one weight format into another: .keras, .weights.h5, .h5."
     )
-    convert.add_argument("source", type=Path, metavar="IN")
-    convert.add_argument("target", type=Path, metavar="OUT")
+    convert.add_argument("source", type=Path, metavar="IN", help="of Keras 2 or 3, told by content")
+    convert.add_argument("target", type=Path, metavar="OUT", help="format by suffix; overwritten")
 
     saved_model = command(
-        "saved-model", _saved_model, "Write a servable version: MODELS/<version>/, by one rename."
+        "saved-model",
+        _saved_model,
+        "Write a servable version, MODELS/<version>/, of weights with their card.",
     )
     weights(saved_model)
     models(saved_model)
     saved_model.add_argument("--version", type=int, help="default: the next free number")
     saved_model.add_argument(
-        "--if-needed", action="store_true", help="not where the newest holds these weights"
+        "--if-needed",
+        action="store_true",
+        help="do nothing if the newest version was made of these weights by this exporter",
     )
 
     verify = command("verify", _verify, "Check a version before it is served; status 1 if unfit.")

@@ -251,8 +251,13 @@ class LocalServer:
             OSError: the address is taken.
         """
         cancelled = cancelled or self._stopping
+        told = False
         while not self.library.poll():
-            _LOG.warning("no version of %s under %s yet", self.library.name, self.library.base)
+            if not told:
+                _LOG.warning(
+                    "no version of %s in %s: waiting for one", self.library.name, self.library.base
+                )
+                told = True
             if cancelled.wait(self._poll_seconds):
                 return
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
@@ -268,7 +273,7 @@ class LocalServer:
         try:
             self.port = self._server.add_insecure_port(self.address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self.address}: is it taken?") from error
+            raise OSError(f"cannot listen on {self.address}: is it host:port, and free?") from error
         self._server.start()
         self._watcher.start()
 

@@ -36,10 +36,19 @@ _SOURCES = {
         "citation": "A. Acevedo et al., A dataset of microscopic peripheral blood cell images "
         "for development of automatic recognition systems, Data in Brief 30 (2020) 105474",
         "licence": "CC BY 4.0",
+        "limitation": "PBC names no patients, so its split is by photograph, not by patient.",
     },
-    "bccd": {"citation": "Shenggan/BCCD_Dataset", "licence": "MIT"},
+    "bccd": {
+        "citation": "Shenggan/BCCD_Dataset",
+        "licence": "MIT",
+        "limitation": "BCCD's labels are noisy: 40 of its 88 eosinophils look like neutrophils.",
+    },
 }
 _BATCH = 32
+
+
+class ReleaseError(ValueError):
+    """The weights are not worth releasing; the message says why."""
 
 
 def answer(model: keras.Model, photographs: Sequence[Photograph], title: str) -> Answers:
@@ -61,16 +70,19 @@ def calibrate(model: keras.Model, temperature: float) -> None:
     classifier.set_weights([weight / temperature for weight in classifier.get_weights()])
 
 
-def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
-    """Ship the best weights of a training run; return the card that was written beside them.
+def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
+    """Write a run's best weights to ``target``, calibrated; return the card written beside them.
 
     Raises:
+        ReleaseError: the network does no better than always naming the commonest class.
         WeightsError, DatasetError: the run or the data cannot be read.
     """
     model = load_weights(run / "best.keras")
     photographs = read_dataset(data)
+    sources = sorted({p.source for p in photographs})
     answers = answer(model, [p for p in photographs if p.split != "train"], "answering")
     validation = answers.where(lambda p: p.split == "val")
+    _refuse_chance(validation)
     temperature = fit_temperature(validation.logits, validation.labels)
     calibrate(model, temperature)
     calibrated = Answers(answers.photographs, answers.logits / temperature)
@@ -97,10 +109,7 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
         },
         "training": json.loads((run / "run.json").read_text())
         | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
-        "data": {
-            source: _SOURCES.get(source, {"citation": source})
-            for source in sorted({p.source for p in photographs})
-        },
+        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
         "metrics": _metrics(calibrated, {p.group for p in photographs if p.split == "train"}),
         "calibration": {
             "method": "temperature scaling fitted on validation, folded into the last layer",
@@ -114,9 +123,8 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
         },
         "limitations": [
             "Four classes only: whatever else is in view is answered as one of the four.",
-            "Trained on two laboratories' stains and cameras; others were never seen.",
-            "PBC names no patients, so its split is by photograph, not by patient.",
-            "BCCD's labels are noisy: about 40 of its 88 eosinophils look like neutrophils.",
+            "Stains, cameras and scales other than those of its sources were never seen.",
+            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
         ],
         "versions": {
             "python": platform.python_version(),
@@ -130,6 +138,17 @@ def release(run: Path, data: Path, target: Path = SHIPPED) -> dict[str, Any]:
         if (run / name).is_file():
             shutil.copyfile(run / name, target.with_name(name))
     return card
+
+
+def _refuse_chance(validation: Answers) -> None:
+    """Nobody is to be served by a network that has learnt nothing."""
+    commonest = float(np.bincount(validation.labels).max() / len(validation.labels))
+    lowest = measure(validation)["accuracy"]["interval_95"][0]
+    if lowest <= commonest:
+        raise ReleaseError(
+            f"validation accuracy may be as low as {lowest:.3f}, and always naming the commonest "
+            f"class gives {commonest:.3f}: train longer, or on more photographs"
+        )
 
 
 def _metrics(answers: Answers, trained: set[str]) -> dict[str, Any]:

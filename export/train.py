@@ -103,7 +103,8 @@ class _State:
     """Where a run stands, as written beside its checkpoint."""
 
     epoch: int = 0
-    best_accuracy: float = -1.0
+    best_mean_over_sources: float = -1.0
+    """Validation accuracy of the best epoch: a small source counts as much as a large one."""
     best_epoch: int = -1
     seconds: float = 0.0
 
@@ -127,7 +128,6 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
             run.stage(number, stage)
     finally:  # whoever builds a model next in this process wants no bfloat16
         keras.mixed_precision.set_global_policy(before)
-    _plot_history(out)
     return out / "best.keras"
 
 
@@ -181,6 +181,10 @@ class _Run:
         return self.out / "checkpoint"
 
     @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.recipe.stages)
+
+    @property
     def batches(self) -> int:
         samples = self.recipe.samples_per_epoch or len(self.training)
         return max(1, samples // self.recipe.batch)
@@ -190,7 +194,12 @@ class _Run:
         if aside.is_dir() and not self.checkpoint.is_dir():  # stopped between two renames
             aside.rename(self.checkpoint)
         path = self.checkpoint / "state.json"
-        return _State(**json.loads(path.read_text())) if path.is_file() else _State()
+        if not path.is_file():
+            return _State()
+        state = _State(**json.loads(path.read_text()))
+        if state.epoch < self.epochs:
+            print(f"going on after epoch {state.epoch} of {self.epochs}")
+        return state
 
     def stage(self, number: int, stage: Stage) -> None:
         first = sum(earlier.epochs for earlier in self.recipe.stages[:number])
@@ -206,7 +215,7 @@ class _Run:
                 print(f"no better for {self.recipe.patience} epochs: stopping early")
                 self.state.epoch = last
                 return
-            self._epoch(model, average, stage, f"epoch {self.state.epoch + 1}/{last}")
+            self._epoch(model, average, stage, f"epoch {self.state.epoch + 1}/{self.epochs}")
 
     def _model(self, stage: Stage, resuming: bool) -> keras.Model:
         if resuming:  # with the optimizer's state
@@ -257,7 +266,7 @@ class _Run:
         rng = np.random.default_rng([self.seed, self.state.epoch, window])
         shape = (count, self.recipe.batch)
         if self.recipe.samples_per_epoch is None:
-            drawn = rng.permutation(len(self.training))[: count * self.recipe.batch].reshape(shape)
+            drawn = np.resize(rng.permutation(len(self.training)), shape)
         else:
             drawn = rng.choice(len(self.training), shape, p=self.shares)
         seeds = rng.integers(0, 2**63, shape)
@@ -312,10 +321,11 @@ class _Run:
             "val_by_source": " ".join(f"{s}={a:.4f}" for s, a in by_source.items()),
             "seconds": round(seconds, 1),
         }
-        if accuracy > state.best_accuracy:
-            state.best_accuracy, state.best_epoch = accuracy, state.epoch
+        if accuracy > state.best_mean_over_sources:
+            state.best_mean_over_sources, state.best_epoch = accuracy, state.epoch
             average.save(self.out / "best.keras")
         _append_history(self.out / "history.csv", row)
+        _plot_history(self.out)
         self._write_checkpoint(model, average)
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 

@@ -100,8 +100,9 @@ def _measure(calls: dict[str, Call], rounds: int, photographs: int) -> dict[str,
 
 
 def _request(tensor: NDArray[np.uint8], signature: str) -> bytes:
-    from tensorflow.core.framework import tensor_pb2, types_pb2
-    from tensorflow_serving.apis import predict_pb2  # the official messages, and TensorFlow
+    with _native_log_hidden():
+        from tensorflow.core.framework import tensor_pb2, types_pb2
+        from tensorflow_serving.apis import predict_pb2  # the official messages, and TensorFlow
 
     def proto(array: NDArray[Any], dtype: int) -> tensor_pb2.TensorProto:
         built = tensor_pb2.TensorProto(dtype=dtype, tensor_content=array.tobytes())
@@ -118,6 +119,19 @@ def _request(tensor: NDArray[np.uint8], signature: str) -> bytes:
         request.inputs["class_index"].CopyFrom(index)
         request.output_filter.extend(_OUTPUTS)
     return bytes(request.SerializeToString())
+
+
+@contextmanager
+def _native_log_hidden() -> Iterator[None]:
+    """Hide the page of remarks on GPUs that importing TensorFlow writes to the terminal."""
+    terminal = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _tensor(body: bytes) -> NDArray[np.uint8]:

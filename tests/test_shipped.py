@@ -85,6 +85,22 @@ def test_every_check_of_the_admission_gate_passes(version, shipped_model):
     assert failed == []
 
 
+def test_weights_that_learnt_nothing_are_not_released():
+    """Answers at chance are refused, whatever the commonest class."""
+    import numpy as np
+
+    from export.dataset import Photograph
+    from export.evaluate import Answers
+    from export.release import ReleaseError, _refuse_chance
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    cells = [Photograph(Path(str(n)), int(v), "s", "val", str(n)) for n, v in enumerate(labels)]
+    with pytest.raises(ReleaseError, match="train longer"):
+        _refuse_chance(Answers(cells, rng.normal(size=(200, 4))))
+    _refuse_chance(Answers(cells, 5.0 * np.eye(4)[labels]))
+
+
 async def test_drawn_samples_are_answered_right(server, aiohttp_client):
     """Each class's drawing is recognised, by the whole service."""
     from export.smear import draw_smear

@@ -70,7 +70,7 @@ def test_help_names_every_command_and_the_usual_way() -> None:
     """`python -m export --help` answers at once, without TensorFlow."""
     text = without_tensorflow("--help")
     for command in COMMANDS:
-        assert re.search(rf"\n    {command}\s+[A-Z]\w+ ", text)
+        assert re.search(rf"\n    {command}(?: \(\w+\))?\s+[A-Z]\w+", text), command
     assert "The usual way, from photographs to a served model:" in text
 
 
@@ -169,11 +169,13 @@ def test_verify_answers_with_its_status(
     capsys: pytest.CaptureFixture[str], weights_file: Path, tmp_path: Path
 ) -> None:
     """1 for a version that is unfit, with a line a check and the verdict."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"\xff")
     status = main(["verify", str(tmp_path / "1"), "--weights", str(weights_file)])
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert all(line.startswith("FAILED  ") for line in lines[:-1])
-    assert lines[-1] == f"{tmp_path / '1'}: {len(lines) - 1} checks failed"
+    assert lines[-1] == f"{tmp_path / '1'}: checks failed: {len(lines) - 1}"
 
 
 @pytest.fixture
@@ -209,7 +211,7 @@ def test_serve_waits_for_a_version_and_stops_when_told(tmp_path: Path) -> None:
     [
         ("train", "nowhere", "--out", "run"),
         ("evaluate", "none.keras", "nowhere"),
-        ("release", "run", "nowhere"),
+        ("release", "run", "nowhere", "--weights", "w.keras"),
         ("convert", "none.keras", "w.h5"),
         ("saved-model", "--weights", "none.keras"),
         ("verify", "1", "--weights", "none.keras"),
@@ -224,7 +226,7 @@ def test_what_is_not_there_is_named(
     """Status 2 and one sentence with the path, for every command that reads something."""
     monkeypatch.chdir(tmp_path)
     message = failure(capsys, *arguments)
-    assert any(name in message for name in ("nowhere", "none.keras", "model_card.json", "run/"))
+    assert any(name in message for name in ("nowhere", "none.keras", "saved_model.pb", "run/"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -453,10 +453,10 @@ def test_the_port_stays_closed_until_a_version_is_there(
     """An empty base path is waited for, and answered by nobody in the meantime."""
     port = free_port()
     server = LocalServer("hemavision", tmp_path, f"127.0.0.1:{port}")
-    starting = threading.Thread(target=server.start)
+    starting = threading.Thread(target=server.start, daemon=True)
     starting.start()
     try:
-        until(lambda: "no version of hemavision under" in caplog.text)
+        until(lambda: "no version of hemavision in" in caplog.text)
         assert not open_port(port)
         publish(tiny_models / "1", tmp_path, 1)
         until(lambda: open_port(port))
@@ -473,9 +473,9 @@ def test_the_wait_for_a_version_can_be_ended(
     """Setting what was passed in ends it with the port closed."""
     cancelled = threading.Event()
     server = LocalServer("hemavision", tmp_path / "nowhere", "127.0.0.1:0")
-    starting = threading.Thread(target=server.start, args=(cancelled,))
+    starting = threading.Thread(target=server.start, args=(cancelled,), daemon=True)
     starting.start()
-    until(lambda: "no version of hemavision under" in caplog.text)
+    until(lambda: "no version of hemavision in" in caplog.text)
     cancelled.set()
     starting.join(SECONDS)
     assert not starting.is_alive()
