@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HemaVisionError as error:
         print(f"hemavision: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("stopped")
         return 130

@@ -160,6 +160,25 @@ def test_classify_prints_for_a_person_and_writes_the_overlay(model_server, smear
         assert overlay.size == smear.size
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(model_server, smear, tmp_path):
+    """`classify ... | head` ends without a traceback."""
+    for name in "abcd":
+        smear.save(tmp_path / f"{name}.png")
+    with gateway(MODEL_SERVER=model_server) as (_, url):
+        process = subprocess.Popen(
+            [HEMAVISION, "classify", *sorted(tmp_path.glob("*.png")), "--url", url],
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=30) == 0
+        process.stderr.close()
+
+
 def test_overlays_are_not_classified(tmp_path, smear, capsys):
     """`classify *.png` twice does not read what it wrote the first time."""
     smear.save(tmp_path / "cell.overlay.png")
