@@ -90,7 +90,34 @@ def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".new-{target.name}")
     save_weights(model, new)
-    card = {
+    trained = {p.group for p in photographs if p.split == "train"}
+    card = _described(run) | {
+        "weights": {"file": target.name, "sha256": sha256(new), "parameters": PARAMETERS},
+        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
+        "metrics": _metrics(calibrated, trained),
+        "calibration": {
+            "method": "temperature scaling fitted on validation, folded into the last layer",
+            "temperature": temperature,
+            "expected_calibration_error_before": _test_errors(answers),
+            "expected_calibration_error_after": _test_errors(calibrated),
+        },
+        "limitations": [
+            "Four classes only: whatever else is in view is answered as one of the four.",
+            "Stains, cameras and scales other than those of its sources were never seen.",
+            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
+        ],
+    }
+    new.replace(target)  # both at the very end, so that a failure leaves the old pair whole
+    _write(target.with_name(CARD_NAME), json.dumps(card, indent=2) + "\n")
+    for name in ("history.csv", "history.png"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, target.with_name(name))
+    return card
+
+
+def _described(run: Path) -> dict[str, Any]:
+    """What a card says before anything is measured: the model, its input, its training."""
+    return {
         "name": contract.MODEL_NAME,
         "purpose": "Tell four kinds of white blood cell apart in photographs of stained smears, "
         "as a reading aid. Not a medical device.",
@@ -102,42 +129,18 @@ def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
             "resize_filter": contract.RESIZE_FILTER,
             "normalisation": "x / 127.5 - 1, inside the graph",
         },
-        "weights": {
-            "file": target.name,
-            "sha256": sha256(new),
-            "parameters": PARAMETERS,
-        },
         "training": json.loads((run / "run.json").read_text())
         | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
-        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
-        "metrics": _metrics(calibrated, {p.group for p in photographs if p.split == "train"}),
-        "calibration": {
-            "method": "temperature scaling fitted on validation, folded into the last layer",
-            "temperature": temperature,
-            "expected_calibration_error_before": _test_errors(answers),
-            "expected_calibration_error_after": _test_errors(calibrated),
-        },
         "explanation": {
             contract.CAM: "GradCAM of the last convolution, 4x4",
             contract.CAM_FINE: "LayerCAM of the 18x18 stage",
         },
-        "limitations": [
-            "Four classes only: whatever else is in view is answered as one of the four.",
-            "Stains, cameras and scales other than those of its sources were never seen.",
-            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
-        ],
         "versions": {
             "python": platform.python_version(),
             "keras": installed("keras"),
             "tensorflow": installed("tensorflow"),
         },
     }
-    new.replace(target)  # both at the very end, so that a failure leaves the old pair whole
-    _write(target.with_name(CARD_NAME), json.dumps(card, indent=2) + "\n")
-    for name in ("history.csv", "history.png"):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, target.with_name(name))
-    return card
 
 
 def _refuse_chance(validation: Answers) -> None:
