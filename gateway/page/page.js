@@ -259,7 +259,7 @@ function showReceipt({ timing_ms: timing, target_ms: target, within_target: with
   if (!timing) return;
   const scale = Math.max(target ?? 0, timing.total);
   const steps = Object.keys(timing).filter((key) => key !== "total");
-  const tint = (index) => `tint-${index % 3}`;
+  const tint = (index) => `tint-${index % 4}`;
   const row = (key, classes) => {
     const made = element("div", "", classes);
     made.append(element("dt", title(key)), element("dd", `${timing[key].toFixed(1)} ms`));
