@@ -64,7 +64,7 @@ CAM_FINE_SIZE: Final = 18
 """Height and width of CAM_FINE, in cells."""
 
 EXPLANATION: Final = (PROBABILITIES, CAM, CAM_FINE)
-"""What the gateway asks of GRADCAM_SIGNATURE: 1.4 kB a photograph instead of 67 kB. The
+"""What the gateway asks of GRADCAM_SIGNATURE: 1.5 kB a photograph instead of 67 kB. The
 warm-up asks for the same, since a server prepares each set of outputs on its first use."""
 
 WARMUP_FILE: Final = "assets.extra/tf_serving_warmup_requests"
