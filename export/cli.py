@@ -11,9 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway import contract
+
+if TYPE_CHECKING:
+    from export.dataset import Photograph
+    from export.evaluate import Answers
+    from export.gradcam import Network
 
 _EPILOG = """\
 The usual way, from photographs to a served model:
@@ -102,22 +107,52 @@ def _train(given: argparse.Namespace) -> int:
 
 def _evaluate(given: argparse.Namespace) -> int:
     _import_tensorflow()
-    from export.dataset import read_dataset, select
-    from export.evaluate import measure
-    from export.release import answer
+    from export import figures, report
+    from export.atomic import write_text
+    from export.dataset import read_dataset, read_others
+
+    photographs = read_dataset(given.data)
+    asked = [p for p in photographs if p.split in (given.split, "val")]
+    if not any(p.split == given.split for p in asked):
+        raise ValueError(f"no photograph in {given.data} is in the split `{given.split}`")
+    ask = _asker(given.model)
+    answers, others = ask(asked), ask(read_others(given.data))
+    temperature = report.refit_temperature(answers)
+    chosen = answers.where(lambda p: p.split == given.split)
+    trained = {p.group for p in photographs if p.split == "train"}
+    evaluation = report.evaluate(chosen, others, trained, temperature)
+    print(json.dumps(evaluation, indent=2) if given.json else report.as_text(evaluation))
+    if given.out:
+        written = figures.draw(evaluation, chosen, others, given.out)
+        write_text(given.out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+        if not given.json:
+            print(f"written to {given.out}: evaluation.json, {', '.join(p.name for p in written)}")
+    return 0
+
+
+def _asker(model: str) -> Callable[[Sequence[Photograph]], Answers]:
+    """Whoever answers about photographs: a model server's address, or a file of weights."""
+    from export import answers
+
+    scheme, separator, address = model.partition("://")
+    if separator:
+        if scheme != "grpc" or ":" not in address:
+            raise ValueError(f"{model} is no model server: give grpc://HOST:PORT")
+        return lambda photographs: answers.from_server(address, photographs)
+    network = _network(Path(model))
+    return lambda photographs: answers.from_network(network, photographs)
+
+
+def _network(weights: Path) -> Network:
+    """The network of a file of weights; with its familiarity, where that lies beside it."""
+    from export.familiarity import Familiarity
+    from export.gradcam import Network
+    from export.release import FAMILIARITY_NAME
     from export.weights import load_weights
 
-    photographs = select(read_dataset(given.data), given.split)
-    if not photographs:
-        raise ValueError(f"no photograph in {given.data} is in the split `{given.split}`")
-    answers = answer(load_weights(given.weights), photographs, "answering")
-    sources = sorted({p.source for p in photographs})
-    report = {
-        source: measure(answers.where(lambda p, s=source: p.source == s))  # type: ignore[misc]  # bound
-        for source in sources
-    }
-    print(json.dumps(report, indent=2))
-    return 0
+    model = load_weights(weights)
+    beside = weights.with_name(FAMILIARITY_NAME)
+    return Network.of(model, Familiarity.load(beside) if beside.is_file() else None)
 
 
 def _release(given: argparse.Namespace) -> int:
@@ -128,6 +163,22 @@ def _release(given: argparse.Namespace) -> int:
     for name, figures in card["metrics"].items():
         low, high = figures["accuracy"]["interval_95"]
         print(f"{name}: accuracy {figures['accuracy']['value']:.4f} ({low:.4f} to {high:.4f})")
+    return 0
+
+
+def _ablate(given: argparse.Namespace) -> int:
+    _import_tensorflow()
+    from export.ablate import VARIATIONS, ablate
+
+    unknown = sorted(set(given.only) - set(VARIATIONS))
+    if unknown:
+        raise ValueError(
+            f"no variation is called {', '.join(unknown)}; there are {', '.join(VARIATIONS)}"
+        )
+    table = ablate(given.data, given.out, given.only or list(VARIATIONS), given.seed)
+    print(table["about"])
+    for row in (table["columns"], *table["rows"]):
+        print("  ".join(f"{cell:<24}" for cell in row).rstrip())
     return 0
 
 
@@ -150,18 +201,21 @@ def _saved_model(given: argparse.Namespace) -> int:
         return 0
 
     _import_tensorflow()
-    from export.gradcam import Network
+    from export.release import FAMILIARITY_NAME
     from export.saved_model import ExportError, write_version
-    from export.weights import load_weights, sha256
+    from export.weights import sha256
 
-    if sha256(given.weights) != card["weights"]["sha256"]:
-        raise ExportError(
-            f"{given.weights} is not the file that {given.weights.with_name('model_card.json')} "
-            "describes: make both with `python -m export release`"
-        )
-    network = Network.of(load_weights(given.weights))
+    for file, digest in (
+        (given.weights, card["weights"]["sha256"]),
+        (given.weights.with_name(FAMILIARITY_NAME), card["weights"]["familiarity_sha256"]),
+    ):
+        if sha256(file) != digest:
+            raise ExportError(
+                f"{file} is not the file that {given.weights.with_name('model_card.json')} "
+                "describes: make all with `python -m export release`"
+            )
     with _native_log_hidden():
-        written = write_version(network, card, given.models, given.version)
+        written = write_version(_network(given.weights), card, given.models, given.version)
     print(written)
     return 0
 
@@ -174,7 +228,7 @@ def _card_beside(weights: Path) -> dict[str, Any]:
                 f"there is no {needed}: `python -m export release` writes weights with their card"
             )
     card: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    if "weights" not in card:
+    if "familiarity_sha256" not in card.get("weights", {}):
         raise ValueError(f"{path} describes no weights: write it with `python -m export release`")
     return card
 
@@ -190,13 +244,17 @@ def _newest_card(models: Path) -> dict[str, dict[str, object]] | None:
 
 def _verify(given: argparse.Namespace) -> int:
     _import_tensorflow()
+    from export.familiarity import Familiarity
+    from export.release import FAMILIARITY_NAME
     from export.verify import verify
     from export.weights import load_weights, sha256
 
     if not (given.version / "saved_model.pb").is_file():
         raise ValueError(f"{given.version} is no version: it holds no saved_model.pb")
     failed = 0
-    for check in verify(given.version, load_weights(given.weights), sha256(given.weights)):
+    familiarity = Familiarity.load(given.weights.with_name(FAMILIARITY_NAME))
+    model = load_weights(given.weights)
+    for check in verify(given.version, model, familiarity, sha256(given.weights)):
         print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
         failed += not check.passed
     print(f"{given.version}: {f'checks failed: {failed}' if failed else 'all checks passed'}")
@@ -290,11 +348,23 @@ def _parser() -> argparse.ArgumentParser:
         help="mixed_bfloat16 is faster where the processor has it",
     )
 
-    evaluate = command("evaluate", _evaluate, "Measure weights on labelled photographs, as JSON.")
-    evaluate.add_argument("weights", type=Path, metavar="WEIGHTS", help="in any Keras format")
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "Measure a model on labelled photographs, with intervals.",
+    )
+    evaluate.add_argument(
+        "model",
+        metavar="MODEL",
+        help="weights in any Keras format, or grpc://HOST:PORT of a model server",
+    )
     evaluate.add_argument("data", type=Path, metavar="DATA", help=data)
     evaluate.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="default: test"
+    )
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="DIR", help="write evaluation.json and figures there"
     )
 
     release = command(
@@ -305,6 +375,16 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="to write; the card goes beside"
     )
+
+    ablate = command(
+        "ablate", _ablate, "Find what each choice of the recipe is worth, with a source left out."
+    )
+    ablate.add_argument("data", type=Path, metavar="DATA", help=data)
+    ablate.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder a run")
+    ablate.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="some of the variations"
+    )
+    ablate.add_argument("--seed", type=int, default=1)
 
     convert = command(
         "convert", _convert, "Turn one weight format into another: .keras, .weights.h5, .h5."

@@ -26,6 +26,9 @@ Box = tuple[int, int, int, int]
 
 SPLITS = ("train", "val", "test")
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+NONE_OF_THESE = -1
+"""The label of a cell that is of none of the classes."""
+
 VALIDATION_SHARE = 0.15
 """Share of a source's training groups that validate, where the source brings no such split."""
 
@@ -38,8 +41,9 @@ class DatasetError(ValueError):
 class Photograph:
     """One labelled photograph.
 
-    ``label`` indexes ``CLASSES``; ``box`` is the white cell's xmin, ymin, xmax, ymax in pixels
-    of the upright picture, where somebody drew it.
+    ``label`` indexes ``CLASSES``, or is ``NONE_OF_THESE``, and ``kind`` then names what it is.
+    ``box`` is the white cell's xmin, ymin, xmax, ymax in pixels of the upright picture, where
+    somebody drew it.
     """
 
     path: Path
@@ -48,6 +52,7 @@ class Photograph:
     split: str
     group: str
     box: Box | None = None
+    kind: str = ""
 
 
 def read_dataset(root: Path) -> list[Photograph]:
@@ -67,6 +72,26 @@ def read_dataset(root: Path) -> list[Photograph]:
     photographs = _with_validation(photographs)
     _refuse_empty_classes(photographs, root)
     return photographs
+
+
+def read_others(root: Path) -> list[Photograph]:
+    """List what the manifest marks ``other``: cells of other kinds, to test abstaining with."""
+    manifest = root / "manifest.csv"
+    if not manifest.is_file():
+        return []
+    with manifest.open(newline="", encoding="utf-8-sig") as rows:
+        return [
+            Photograph(
+                root / row["path"],
+                NONE_OF_THESE,
+                row["source"],
+                "other",
+                row["group"] or row["path"],
+                kind=row["label"],
+            )
+            for row in csv.DictReader(rows)
+            if row["split"] == "other" and (root / row["path"]).is_file()
+        ]
 
 
 def select(photographs: Iterable[Photograph], split: str) -> list[Photograph]:

@@ -1,7 +1,7 @@
 """How often the model is right, how sure of that one can be, and whether its confidence is honest.
 
 Intervals are 95 % percentile bootstrap intervals (Efron & Tibshirani 1993), resampling groups:
-photographs of one cell are one observation, not several.
+photographs of one cell are one observation, not several. Pure functions of a model's answers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.dataset import Photograph
-from gateway.contract import CLASSES
+from export.dataset import NONE_OF_THESE, Photograph
+from gateway.contract import CLASSES, FAMILIAR_UP_TO
 
 _BINS = 15
 _RESAMPLES = 1000
@@ -24,10 +24,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answers:
-    """The model's answers for some photographs: ``logits`` is float64 [N, C]."""
+    """The model's answers for some photographs: ``logits`` is float64 [N, C].
+
+    ``unfamiliarity`` is float64 [N], or empty where the model gives none.
+    """
 
     photographs: Sequence[Photograph]
     logits: Floats
+    unfamiliarity: Floats
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -37,33 +41,107 @@ class Answers:
     def where(self, chosen: Callable[[Photograph], bool]) -> Answers:
         """Return the answers for some of the photographs."""
         rows = [row for row, photograph in enumerate(self.photographs) if chosen(photograph)]
-        return Answers([self.photographs[row] for row in rows], self.logits[rows])
+        return Answers(
+            [self.photographs[row] for row in rows],
+            self.logits[rows],
+            self.unfamiliarity[rows] if len(self.unfamiliarity) else self.unfamiliarity,
+        )
+
+    def of(self, source: str, split: str) -> Answers:
+        """Return the answers for one split of one source."""
+        return self.where(lambda p: (p.source, p.split) == (source, split))
 
 
 def measure(answers: Answers, seed: int = 0) -> dict[str, Any]:
-    """Accuracy, macro precision, recall and F1 with intervals, each class, confusion, ECE."""
-    labels, predicted = answers.labels, answers.logits.argmax(1)
-    matrix = confusion_matrix(labels, predicted)
-    intervals = _intervals(answers, predicted, seed)
-    figures = _figures(matrix)
-    precision, recall, f1 = _per_class(matrix)
+    """Measure accuracy, precision, recall, F1, ROC AUC and confusion, all with intervals, and ECE.
+
+    A figure is ``{"value", "interval_95"}``; null where there is nothing to divide by. The
+    macro figures are means over the classes that occur; one never predicted has precision 0.
+    """
+    labels = answers.labels
+    point = _figures(answers, np.ones((1, len(labels))))
+    drawn = _figures(answers, _resampled(answers, seed))
+
+    def figure(name: str, *index: int) -> dict[str, Any]:
+        values = np.moveaxis(drawn[name], 0, -1)[index]
+        return {
+            "value": _rounded(float(np.moveaxis(point[name], 0, -1)[index][0])),
+            "interval_95": [_rounded(_percentile(values, edge)) for edge in (2.5, 97.5)],
+        }
+
+    classes = range(len(CLASSES))
+    per_class = ("precision", "recall", "f1", "roc_auc")
     return {
         "photographs": len(labels),
-        **{
-            name: {"value": _rounded(value), "interval_95": intervals[name]}
-            for name, value in figures.items()
-        },
+        **{name: figure(name) for name in ("accuracy", *(f"macro_{name}" for name in per_class))},
         "classes": {
-            name: {
-                "photographs": int(matrix[label].sum()),
-                "precision": _rounded(precision[label]),
-                "recall": _rounded(recall[label]),
-                "f1": _rounded(f1[label]),
-            }
-            for label, name in enumerate(CLASSES)
+            CLASSES[label]: {"photographs": int((labels == label).sum())}
+            | {name: figure(name, label) for name in per_class}
+            for label in classes
         },
-        "confusion_matrix": matrix.tolist(),
-        "expected_calibration_error": _rounded(expected_calibration_error(answers.logits, labels)),
+        "confusion_matrix": confusion_matrix(labels, answers.logits.argmax(1)).tolist(),
+        "confusion_shares": [
+            [figure("shares", true, said) for said in classes] for true in classes
+        ],
+        "expected_calibration_error": round(expected_calibration_error(answers.logits, labels), 4),
+    }
+
+
+def measure_calibration(answers: Answers, temperature: float) -> dict[str, Any]:
+    """Measure how honest the confidence is, as it is given and divided by ``temperature``."""
+    return {
+        name: {
+            "expected_calibration_error": round(expected_calibration_error(logits, labels), 4),
+            "reliability": reliability(logits, labels),
+        }
+        for labels in (answers.labels,)
+        for name, logits in (("before", answers.logits), ("after", answers.logits / temperature))
+    }
+
+
+def measure_familiarity(known: Answers, unknown: Answers, seed: int = 0) -> dict[str, Any]:
+    """Measure how well the unfamiliarity tells cells of the classes from everything else.
+
+    ROC AUC with intervals, beside the plain confidence's; the shares that are turned away; and
+    how often the model is right about what it keeps.
+    """
+    both = Answers(
+        [*known.photographs, *unknown.photographs],
+        np.concatenate([known.logits, unknown.logits]),
+        np.concatenate([known.unfamiliarity, unknown.unfamiliarity]),
+    )
+    strange = both.labels == NONE_OF_THESE
+    weights = _resampled(both, seed)
+    areas = _roc_auc(both.unfamiliarity, strange, weights)
+    kept = known.unfamiliarity <= FAMILIAR_UP_TO
+    right = known.logits.argmax(1) == known.labels
+    kinds = {
+        kind: unknown.where(lambda p, k=kind: p.kind == k)  # type: ignore[misc]  # bound
+        for kind in sorted({p.kind for p in unknown.photographs})
+    }
+    return {
+        "photographs": len(strange),
+        "roc_auc": {
+            "value": round(roc_auc(both.unfamiliarity, strange), 4),
+            "interval_95": [_rounded(_percentile(areas, edge)) for edge in (2.5, 97.5)],
+        },
+        "roc_auc_of_confidence": round(roc_auc(-softmax(both.logits).max(1), strange), 4),
+        "turned_away": {"known": _turned_away(known), "unknown": _turned_away(unknown)},
+        "accuracy_of_the_kept": round(float(right[kept].mean()), 4) if kept.any() else None,
+        "kinds": {
+            kind: {
+                "photographs": len(part.photographs),
+                "turned_away": _turned_away(part),
+                "roc_auc": round(
+                    roc_auc(
+                        np.concatenate([known.unfamiliarity, part.unfamiliarity]),
+                        np.repeat([False, True], [len(kept), len(part.photographs)]),
+                    ),
+                    4,
+                ),
+            }
+            for kind, part in kinds.items()
+        },
     }
 
 
@@ -80,16 +158,26 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64]) ->
     return matrix
 
 
-def expected_calibration_error(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Mean gap between confidence and accuracy, 15 equal bins (Guo et al., ICML 2017, eq. 3)."""
+def reliability(logits: Floats, labels: NDArray[np.int64]) -> list[dict[str, float]]:
+    """Mean confidence and accuracy in each of 15 equal bins of confidence that is not empty."""
     probabilities = softmax(logits)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [
-        abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+    return [
+        {
+            "photographs": int((bins == b).sum()),
+            "confidence": round(float(confidence[bins == b].mean()), 6),
+            "accuracy": round(float(right[bins == b].mean()), 6),
+        }
         for b in np.unique(bins)
     ]
-    return float(sum(gaps))
+
+
+def expected_calibration_error(logits: Floats, labels: NDArray[np.int64]) -> float:
+    """Mean gap between confidence and accuracy over the bins (Guo et al., ICML 2017, eq. 3)."""
+    bins = reliability(logits, labels)
+    gaps = [b["photographs"] * abs(b["confidence"] - b["accuracy"]) for b in bins]
+    return float(sum(gaps) / len(labels))
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
@@ -103,51 +191,74 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     return round(float(np.exp(grid[best])), 3)
 
 
+def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the receiver operating characteristic: that a positive scores above a negative."""
+    return float(_roc_auc(scores, positive, np.ones((1, len(scores))))[0])
+
+
+def _turned_away(answers: Answers) -> float:
+    return round(float((answers.unfamiliarity > FAMILIAR_UP_TO).mean()), 4)
+
+
 def _negative_log_likelihood(logits: Floats, labels: NDArray[np.int64]) -> float:
     shifted = logits - logits.max(1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
-def _per_class(matrix: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 of each class; NaN where there is nothing to divide by."""
-    hits = np.diag(matrix).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = hits / matrix.sum(0)
-        recall = hits / matrix.sum(1)
-        f1 = 2 * hits / (matrix.sum(0) + matrix.sum(1))
-    return precision, recall, f1
-
-
-def _figures(matrix: NDArray[np.int64]) -> dict[str, float]:
-    """Macro figures are means over the classes that occur; one never predicted has precision 0."""
-    occurs = matrix.sum(1) > 0
-    precision, recall, f1 = (np.nan_to_num(figure)[occurs] for figure in _per_class(matrix))
-    return {
-        "accuracy": float(np.diag(matrix).sum() / matrix.sum()),
-        "macro_precision": float(precision.mean()),
-        "macro_recall": float(recall.mean()),
-        "macro_f1": float(f1.mean()),
-    }
-
-
-def _intervals(
-    answers: Answers, predicted: NDArray[np.int64], seed: int
-) -> dict[str, list[float | None]]:
+def _resampled(answers: Answers, seed: int) -> Floats:
+    """How often each resample draws each photograph: [resamples, N], all of a group alike."""
     names, groups = np.unique([p.group for p in answers.photographs], return_inverse=True)
-    # one confusion matrix a group, so that a resample is a weighted sum of them
-    matrices = np.zeros((len(names), len(CLASSES), len(CLASSES)), np.int64)
-    np.add.at(matrices, (groups, answers.labels, predicted), 1)
     rng = np.random.default_rng(seed)
-    drawn = [
-        _figures(np.tensordot(times, matrices, 1))
-        for times in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
-    ]
-    return {
-        name: [_rounded(v) for v in np.percentile([d[name] for d in drawn], [2.5, 97.5])]
-        for name in drawn[0]
-    }
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
+    return times[:, groups].astype(float)
+
+
+def _figures(answers: Answers, weights: Floats) -> dict[str, Floats]:
+    """Every figure for every row of ``weights`` [R, N]; NaN where there is nothing to divide by."""
+    labels, count = answers.labels, len(CLASSES)
+    cells = np.eye(count * count)[labels * count + answers.logits.argmax(1)]
+    matrices = (weights @ cells).reshape(-1, count, count)
+    hits, truths, said = np.einsum("rii->ri", matrices), matrices.sum(2), matrices.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        figures = {
+            "precision": hits / said,
+            "recall": hits / truths,
+            "f1": 2 * hits / (truths + said),
+            "shares": matrices / truths[:, :, np.newaxis],
+            "accuracy": hits.sum(1) / matrices.sum((1, 2)),
+        }
+    probabilities = softmax(answers.logits)
+    areas = [_roc_auc(probabilities[:, c], labels == c, weights) for c in range(count)]
+    figures["roc_auc"] = np.stack(areas, axis=1)
+    occurs = truths > 0
+    for name in ("precision", "recall", "f1"):
+        kept = np.where(occurs, np.nan_to_num(figures[name]), 0)
+        figures[f"macro_{name}"] = kept.sum(1) / occurs.sum(1)
+    ranked = ~np.isnan(figures["roc_auc"])
+    with np.errstate(invalid="ignore"):
+        figures["macro_roc_auc"] = np.nansum(figures["roc_auc"], axis=1) / ranked.sum(1)
+    return figures
+
+
+def _roc_auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Mann-Whitney's U over its greatest value, for each row of weights; a tie counts half."""
+    # a softmax summed in another order differs in its last bit: what is level stays level
+    _, places = np.unique(scores.round(12), return_inverse=True)
+    order = np.argsort(places, kind="stable")
+    edges = np.flatnonzero(np.diff(places[order], prepend=-1))
+    negatives = np.add.reduceat((weights * ~positive)[:, order], edges, axis=1)
+    positives = np.add.reduceat((weights * positive)[:, order], edges, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
+    return np.asarray(area)
+
+
+def _percentile(values: Floats, edge: float) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.percentile(known, edge)) if len(known) else float("nan")
 
 
 def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
+    return None if np.isnan(value) else round(value, 4)

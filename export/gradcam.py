@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
+from export.familiarity import Familiarity, unfamiliarity
 from gateway import contract
 
 
@@ -23,10 +24,15 @@ class Network(NamedTuple):
     to_last: keras.Model
     to_hidden: keras.Model
     classifier: keras.layers.Dense
+    familiarity: Familiarity | None
 
     @classmethod
     def of(
-        cls, model: keras.Model, fine: str = FINE_CONVOLUTION, last: str = LAST_CONVOLUTION
+        cls,
+        model: keras.Model,
+        familiarity: Familiarity | None = None,
+        fine: str = FINE_CONVOLUTION,
+        last: str = LAST_CONVOLUTION,
     ) -> Network:
         """Cut ``model`` after the convolutions named ``fine`` and ``last``."""
         fine_output = model.get_layer(fine).output
@@ -37,18 +43,29 @@ class Network(NamedTuple):
             keras.Model(fine_output, last_output),
             keras.Model(last_output, classifier.input),
             classifier,
+            familiarity,
         )
 
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         """Apply the last layer without its softmax: float32 [N, C]."""
         return tf.cast(hidden, tf.float32) @ self.classifier.kernel + self.classifier.bias
 
+    def answer(self, hidden: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Everything that the hidden features alone tell."""
+        logits = self.logits(hidden)
+        answer = {contract.PROBABILITIES: tf.nn.softmax(logits), contract.LOGITS: logits}
+        if self.familiarity is None:  # weights that were never released
+            return answer
+        return answer | {contract.UNFAMILIARITY: unfamiliarity(hidden, self.familiarity)}
+
 
 def classify(network: Network, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Return ``probabilities`` and ``logits``, float32 [N, C], for uint8 [N, H, W, 3]."""
+    """Return ``probabilities`` and ``logits``, float32 [N, C], for uint8 [N, H, W, 3].
+
+    And ``unfamiliarity``, float32 [N], where the network has been told what is familiar.
+    """
     fine = network.to_fine(tf.cast(images, tf.float32), training=False)
-    logits = network.logits(network.to_hidden(network.to_last(fine)))
-    return {contract.PROBABILITIES: tf.nn.softmax(logits), contract.LOGITS: logits}
+    return network.answer(network.to_hidden(network.to_last(fine)))
 
 
 def explain(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -64,13 +81,12 @@ def explain(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> dict
     with tf.GradientTape() as tape:
         tape.watch(fine)
         features = network.to_last(fine, training=False)
-        logits = network.logits(network.to_hidden(features, training=False))
+        hidden = network.to_hidden(features, training=False)
+        logits = network.logits(hidden)
         chosen = tf.gather(logits, _explained(logits, class_index), batch_dims=1)
     # each photograph's logit depends on its own row alone, so one sum serves the whole batch
     fine_gradients, gradients = tape.gradient(chosen, [fine, features])
-    return {
-        contract.PROBABILITIES: tf.nn.softmax(logits),
-        contract.LOGITS: logits,
+    return network.answer(hidden) | {
         contract.CONV_FEATURES: features,
         contract.GRADIENTS: gradients,
         contract.CAM: gradcam(features, gradients),

@@ -2,7 +2,8 @@
 
 The temperature is fitted on validation photographs alone and folded into the last layer, whose
 kernel and bias are divided by it. The softmax is then calibrated wherever the weights are used,
-in Keras, in the SavedModel and in the gateway, and nobody can forget to apply it.
+in Keras, in the SavedModel and in the gateway, and nobody can forget to apply it. What is
+familiar is learnt from training photographs, and where familiar ends from validation ones.
 """
 
 from __future__ import annotations
@@ -17,19 +18,26 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.progress import track
 
+from export import answers, card, figures, report
 from export.architecture import PARAMETERS
-from export.dataset import Photograph, load_input, read_dataset
-from export.evaluate import Answers, expected_calibration_error, fit_temperature, measure
-from export.gradcam import Network, classify
+from export.atomic import write_text
+from export.dataset import Photograph, read_dataset, read_others, select
+from export.evaluate import Answers, fit_temperature, measure
+from export.familiarity import Familiarity
+from export.gradcam import Network
 from export.weights import load_weights, save_weights, sha256
 from gateway import contract
 
 SHIPPED = Path(__file__).parent / "weights" / "hemavision.keras"
-"""The weights that this repository ships; the card lies beside them."""
+"""The weights that this repository ships; what belongs to them lies beside them."""
 
 CARD_NAME = "model_card.json"
+FAMILIARITY_NAME = "familiarity.npz"
+READABLE_CARD_NAME = "MODEL_CARD.md"
+
+TURNED_AWAY = 0.02
+"""Share of validation's photographs that count as unfamiliar: where familiar ends."""
 
 _SOURCES = {
     "pbc": {
@@ -44,24 +52,10 @@ _SOURCES = {
         "limitation": "BCCD's labels are noisy: 40 of its 88 eosinophils look like neutrophils.",
     },
 }
-_BATCH = 32
 
 
 class ReleaseError(ValueError):
     """The weights are not worth releasing; the message says why."""
-
-
-def answer(model: keras.Model, photographs: Sequence[Photograph], title: str) -> Answers:
-    """Run the model over photographs, in float32."""
-    network = Network.of(model)
-    starts = range(0, len(photographs), _BATCH)
-    logits = [
-        classify(network, np.stack([load_input(p.path) for p in photographs[s : s + _BATCH]]))[
-            contract.LOGITS
-        ].numpy()
-        for s in track(starts, title, transient=True)
-    ]
-    return Answers(photographs, np.concatenate(logits).astype(np.float64))
 
 
 def calibrate(model: keras.Model, temperature: float) -> None:
@@ -71,7 +65,10 @@ def calibrate(model: keras.Model, temperature: float) -> None:
 
 
 def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
-    """Write a run's best weights to ``target``, calibrated; return the card written beside them.
+    """Write a run's best weights to ``target``, calibrated, with all that belongs to them beside.
+
+    Returns:
+        The model card.
 
     Raises:
         ReleaseError: the network does no better than always naming the commonest class.
@@ -79,43 +76,61 @@ def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
     """
     model = load_weights(run / "best.keras")
     photographs = read_dataset(data)
-    sources = sorted({p.source for p in photographs})
-    answers = answer(model, [p for p in photographs if p.split != "train"], "answering")
-    validation = answers.where(lambda p: p.split == "val")
-    _refuse_chance(validation)
+    training = select(photographs, "train")
+    held_out = [p for p in photographs if p.split != "train"]
+    network = Network.of(model)
+    familiarity = learn_familiarity(network, training, select(photographs, "val"))
+    network = Network.of(model, familiarity)
+    found = answers.from_network(network, held_out)
+    others = answers.from_network(network, read_others(data))
+    validation = found.where(lambda p: p.split == "val")
+    refuse_chance(validation)
     temperature = fit_temperature(validation.logits, validation.labels)
+    evaluation = report.evaluate(found, others, {p.group for p in training}, temperature)
     calibrate(model, temperature)
-    calibrated = Answers(answers.photographs, answers.logits / temperature)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".new-{target.name}")
-    save_weights(model, new)
-    trained = {p.group for p in photographs if p.split == "train"}
-    card = _described(run) | {
-        "weights": {"file": target.name, "sha256": sha256(new), "parameters": PARAMETERS},
-        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
-        "metrics": _metrics(calibrated, trained),
-        "calibration": {
-            "method": "temperature scaling fitted on validation, folded into the last layer",
-            "temperature": temperature,
-            "expected_calibration_error_before": _test_errors(answers),
-            "expected_calibration_error_after": _test_errors(calibrated),
-        },
-        "limitations": [
-            "Four classes only: whatever else is in view is answered as one of the four.",
-            "Stains, cameras and scales other than those of its sources were never seen.",
-            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
-        ],
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, known = (folder / f".new-{name}" for name in (target.name, FAMILIARITY_NAME))
+    save_weights(model, weights)
+    familiarity.save(known)
+    written = _described(run, sorted({p.source for p in photographs})) | evaluation
+    written["weights"] = {
+        "file": target.name,
+        "sha256": sha256(weights),
+        "familiarity_sha256": sha256(known),
+        "parameters": PARAMETERS,
     }
-    new.replace(target)  # both at the very end, so that a failure leaves the old pair whole
-    _write(target.with_name(CARD_NAME), json.dumps(card, indent=2) + "\n")
+    calibrated = Answers(found.photographs, found.logits / temperature, found.unfamiliarity)
+    figures.draw(evaluation, calibrated, others, folder / "figures")
     for name in ("history.csv", "history.png"):
         if (run / name).is_file():
-            shutil.copyfile(run / name, target.with_name(name))
-    return card
+            shutil.copyfile(run / name, folder / name)
+    weights.replace(target)  # at the very end, so that a failure leaves the old set whole
+    known.replace(folder / FAMILIARITY_NAME)
+    write_card(written, folder)
+    return written
 
 
-def _described(run: Path) -> dict[str, Any]:
+def write_card(written: dict[str, Any], folder: Path) -> None:
+    """Write the model card into ``folder``, for programs and for people."""
+    write_text(folder / CARD_NAME, json.dumps(written, indent=2) + "\n")
+    write_text(folder / READABLE_CARD_NAME, card.as_markdown(written))
+
+
+def learn_familiarity(
+    network: Network, training: Sequence[Photograph], validation: Sequence[Photograph]
+) -> Familiarity:
+    """Learn what is familiar from training photographs, and where it ends from validation."""
+    features = answers.hidden_features(network, training)
+    familiarity = Familiarity.fit(
+        features, [p.source for p in training], [p.label for p in training]
+    )
+    scores = familiarity.score(answers.hidden_features(network, validation))
+    return familiarity.turning_away(TURNED_AWAY, scores)
+
+
+def _described(run: Path, sources: Sequence[str]) -> dict[str, Any]:
     """What a card says before anything is measured: the model, its input, its training."""
     return {
         "name": contract.MODEL_NAME,
@@ -129,12 +144,24 @@ def _described(run: Path) -> dict[str, Any]:
             "resize_filter": contract.RESIZE_FILTER,
             "normalisation": "x / 127.5 - 1, inside the graph",
         },
+        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
         "training": json.loads((run / "run.json").read_text())
         | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
         "explanation": {
             contract.CAM: "GradCAM of the last convolution, 4x4",
             contract.CAM_FINE: "LayerCAM of the 18x18 stage",
         },
+        "abstaining": {
+            contract.UNFAMILIARITY: "Mahalanobis distance of the last hidden features, scaled to "
+            "length 1, to the nearest mean of a class in one source's training photographs, over "
+            "its threshold",
+            "threshold": f"what {TURNED_AWAY:.0%} of the validation photographs exceed",
+        },
+        "limitations": [
+            "Four classes only: other cells that look familiar are answered as one of them.",
+            "Stains, cameras and scales other than those of its sources were never seen.",
+            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
+        ],
         "versions": {
             "python": platform.python_version(),
             "keras": installed("keras"),
@@ -143,8 +170,12 @@ def _described(run: Path) -> dict[str, Any]:
     }
 
 
-def _refuse_chance(validation: Answers) -> None:
-    """Nobody is to be served by a network that has learnt nothing."""
+def refuse_chance(validation: Answers) -> None:
+    """Nobody is to be served by a network that has learnt nothing.
+
+    Raises:
+        ReleaseError: it may do no better than always naming the commonest class.
+    """
     commonest = float(np.bincount(validation.labels).max() / len(validation.labels))
     lowest = measure(validation)["accuracy"]["interval_95"][0]
     if lowest <= commonest:
@@ -152,31 +183,3 @@ def _refuse_chance(validation: Answers) -> None:
             f"validation accuracy may be as low as {lowest:.3f}, and always naming the commonest "
             f"class gives {commonest:.3f}: train longer, or on more photographs"
         )
-
-
-def _metrics(answers: Answers, trained: set[str]) -> dict[str, Any]:
-    """By source and split, such as ``pbc/test``; and without groups that training saw as well."""
-    metrics = {}
-    for source, split in sorted({(p.source, p.split) for p in answers.photographs}):
-        part = answers.where(lambda p, s=source, t=split: (p.source, p.split) == (s, t))  # type: ignore[misc]  # bound
-        metrics[f"{source}/{split}"] = measure(part)
-        unseen = part.where(lambda p: p.group not in trained)
-        if len(unseen.photographs) < len(part.photographs):
-            metrics[f"{source}/{split}, cells not in training"] = measure(unseen)
-    return metrics
-
-
-def _test_errors(answers: Answers) -> dict[str, float]:
-    errors = {}
-    for source in sorted({p.source for p in answers.photographs}):
-        test = answers.where(lambda p, s=source: (p.source, p.split) == (s, "test"))  # type: ignore[misc]  # bound
-        if test.photographs:
-            error = expected_calibration_error(test.logits, test.labels)
-            errors[f"{source}/test"] = round(error, 4)
-    return errors
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_suffix(".new")
-    aside.write_text(text)
-    aside.replace(path)

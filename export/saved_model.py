@@ -46,8 +46,11 @@ def write_version(
     """Write ``base/<version>/`` and return it; by default the next free version.
 
     Raises:
-        ExportError: the version is not a positive number, or exists.
+        ExportError: the version is not a positive number, or exists; the network does not know
+            what is familiar.
     """
+    if network.familiarity is None:
+        raise ExportError("only released weights can be served: `python -m export release`")
     number = next_version(base) if version is None else version
     target = base / str(number)
     if number < 1:

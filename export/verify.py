@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
+from export.familiarity import Familiarity
 from export.smear import draw_smear
 from export.warmup import read_warmup
 from gateway import contract
@@ -45,12 +46,15 @@ class CheckFailed(Exception):
     """What a check found wrong."""
 
 
-def verify(version: Path, model: keras.Model, weights_sha256: str) -> Iterator[Check]:
+def verify(
+    version: Path, model: keras.Model, familiarity: Familiarity, weights_sha256: str
+) -> Iterator[Check]:
     """Check the version against the contract and against ``model``; yield each verdict.
 
-    ``weights_sha256`` is the digest of the file that ``model``'s weights came from.
+    ``weights_sha256`` is the digest of the file that ``model``'s weights came from, and
+    ``familiarity`` what lies beside it.
     """
-    candidate = _Candidate(version, model, weights_sha256)
+    candidate = _Candidate(version, model, familiarity, weights_sha256)
     for check in (
         _signatures,
         _frozen,
@@ -59,6 +63,7 @@ def verify(version: Path, model: keras.Model, weights_sha256: str) -> Iterator[C
         _rows_are_independent,
         _parity,
         _gradcam,
+        _unfamiliarity,
         _class_index,
         _warmup,
         _maps_are_not_flat,
@@ -72,6 +77,7 @@ class _Candidate:
 
     version: Path
     model: keras.Model
+    familiarity: Familiarity
     weights_sha256: str
 
     @cached_property
@@ -127,6 +133,7 @@ def _signatures(candidate: _Candidate) -> str:
     answer = {
         contract.PROBABILITIES: ("float32", (None, classes)),
         contract.LOGITS: ("float32", (None, classes)),
+        contract.UNFAMILIARITY: ("float32", (None,)),
     }
     coarse, fine = contract.CAM_SIZE, contract.CAM_FINE_SIZE
     explanation = {
@@ -233,6 +240,28 @@ def _reference_explanation(candidate: _Candidate, label: int) -> dict[str, NDArr
         contract.CAM: np.maximum((weights * last.numpy()).sum(-1), 0),
         contract.CAM_FINE: (np.maximum(fine_gradients, 0) * fine.numpy()).sum(-1).clip(0),
     }
+
+
+def _unfamiliarity(candidate: _Candidate) -> str:
+    """The distance, worked out apart with a covariance matrix inverted in float64."""
+    known = candidate.familiarity
+    model = candidate.model
+    to_hidden = keras.Model(model.inputs, model.layers[-1].input)
+    hidden = to_hidden(tf.cast(candidate.images, tf.float32), training=False)
+    unit = np.asarray(hidden, np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    nearest = []
+    for means, axes, precisions, other in zip(*known[:4], strict=True):
+        wide = axes.astype(np.float64)
+        inverse = (wide * precisions) @ wide.T + (np.eye(len(wide)) - wide @ wide.T) * other
+        away = unit[:, np.newaxis] - means
+        nearest.append(np.einsum("nkd,de,nke->nk", away, inverse, away).min(1))
+    distances = np.min(nearest, axis=0) / known.threshold
+    worst = max(
+        _difference(contract.UNFAMILIARITY, outputs[contract.UNFAMILIARITY], distances)
+        for outputs in (candidate.predict(candidate.images), candidate.explained)
+    )
+    return f"largest difference from NumPy {worst:.1e}"
 
 
 def _class_index(candidate: _Candidate) -> str:

@@ -133,13 +133,19 @@ def _readable(file: Path, reply: dict[str, Any]) -> str:
     if share["note"]:
         paragraphs["Normal range"] += f" {share['note']}"
     lines = [
-        f"{file}: {about['name']}, {percent(reply['confidence'])}",
+        f"{file}: {_verdict(reply)}",
         *(_bar(name, value) for name, value in reply["probabilities"].items()),
+        *(_paragraph("Not sure", doubt["detail"]) for doubt in reply["abstain_reasons"]),
         *(_paragraph(title, text) for title, text in paragraphs.items()),
         *(_paragraph("Note", warning) for warning in reply["quality"]["warnings"]),
         f"  Time          {timing['total']:.0f} ms, {within} {reply['target_ms']:g} ms ({stages})",
     ]
     return "\n".join(lines)
+
+
+def _verdict(reply: dict[str, Any]) -> str:
+    answer = f"{reply['annotation']['name']}, {percent(reply['confidence'])}"
+    return f"not sure (nearest: {answer})" if reply["abstain"] else answer
 
 
 def percent(share: float) -> str:

@@ -25,7 +25,7 @@ MODEL_NAME: Final = "hemavision"
 """The name under which the model server serves the model."""
 
 PREDICT_SIGNATURE: Final = "serving_default"
-"""images -> probabilities, logits."""
+"""images -> probabilities, logits, unfamiliarity."""
 
 GRADCAM_SIGNATURE: Final = "gradcam"
 """images, class_index -> the above, conv_features, gradients, cam, cam_fine."""
@@ -45,6 +45,13 @@ PROBABILITIES: Final = "probabilities"
 LOGITS: Final = "logits"
 """Output, float32 [N, 4]."""
 
+UNFAMILIARITY: Final = "unfamiliarity"
+"""Output, float32 [N]: the distance from what the model was trained on, over its threshold."""
+
+FAMILIAR_UP_TO: Final = 1.0
+"""An UNFAMILIARITY above this says: none of the classes, or not readable. What lies above is
+fixed when the weights are released; the model card says how much of what it turns away."""
+
 CONV_FEATURES: Final = "conv_features"
 """Output, float32 [N, 4, 4, 512]: the last convolution's activations (after its ReLU)."""
 
@@ -63,7 +70,7 @@ CAM_SIZE: Final = 4
 CAM_FINE_SIZE: Final = 18
 """Height and width of CAM_FINE, in cells."""
 
-EXPLANATION: Final = (PROBABILITIES, CAM, CAM_FINE)
+EXPLANATION: Final = (PROBABILITIES, UNFAMILIARITY, CAM, CAM_FINE)
 """What the gateway asks of GRADCAM_SIGNATURE: 1.5 kB a photograph instead of 67 kB. The
 warm-up asks for the same, since a server prepares each set of outputs on its first use."""
 

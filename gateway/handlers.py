@@ -159,6 +159,8 @@ class Handlers:
             for stage in STAGES:
                 self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
             self.metrics.predictions.labels(report.prediction).inc()
+            for doubt in report.doubts:
+                self.metrics.abstentions.labels(doubt.reason).inc()
             yield report
 
 

@@ -46,6 +46,12 @@ class Metrics:
             ["prediction"],
             registry=self.registry,
         )
+        self.abstentions = Counter(
+            "hemavision_abstentions_total",
+            "Photographs whose answer is not to be taken, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.errors = Counter(
             "hemavision_errors_total",
             "Requests that were refused or failed, by type of problem.",

@@ -84,6 +84,7 @@ _ROUNDING = 1e-3  # a model in bfloat16 is off by this much
 _IMAGE_SHAPE = (contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
 _OUTPUT_SHAPES = {
     contract.PROBABILITIES: (len(contract.CLASSES),),
+    contract.UNFAMILIARITY: (),
     contract.CAM: (contract.CAM_SIZE, contract.CAM_SIZE),
     contract.CAM_FINE: (contract.CAM_FINE_SIZE, contract.CAM_FINE_SIZE),
 }
@@ -93,12 +94,15 @@ _OUTPUT_SHAPES = {
 class Prediction:
     """The model's answer for one photograph.
 
-    ``probabilities`` is float32 [4] in the order of ``CLASSES``. ``cam`` [4, 4] and
-    ``cam_fine`` [18, 18] are float32, >= 0, not normalised; None where no explanation was asked.
+    ``probabilities`` is float32 [4] in the order of ``CLASSES``. ``unfamiliarity`` is float32 [],
+    above ``FAMILIAR_UP_TO`` where the photograph is like none that the model knows. ``cam``
+    [4, 4] and ``cam_fine`` [18, 18] are float32, >= 0, not normalised; None where no
+    explanation was asked.
     """
 
     version: int
     probabilities: NDArray[np.float32]
+    unfamiliarity: NDArray[np.float32]
     cam: NDArray[np.float32] | None = None
     cam_fine: NDArray[np.float32] | None = None
 
@@ -129,7 +133,7 @@ class ModelClient:
         """
         request = self._request(contract.PREDICT_SIGNATURE, tensor)
         response: pb.PredictResponse = await self._call(self._predict, request)
-        return _prediction(response, (contract.PROBABILITIES,))
+        return _prediction(response, (contract.PROBABILITIES, contract.UNFAMILIARITY))
 
     async def explain(self, tensor: NDArray[np.uint8], class_index: int) -> Prediction:
         """Classify one photograph and ask where class ``class_index`` was seen, in one call.
@@ -215,5 +219,4 @@ def _array(response: pb.PredictResponse, name: str) -> NDArray[np.float32]:
         raise ModelMisbehaved(f"The model's output {name} is not float32 {shape}.")
     if not np.isfinite(values).all():
         raise ModelMisbehaved(f"The model's output {name} holds values that are no numbers.")
-    row: NDArray[np.float32] = values.reshape(shape)[0]
-    return row
+    return np.asarray(values.reshape(shape)[0])

@@ -73,12 +73,17 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer. ``timing_ms`` holds wait, prepare, predict, explain and their total."""
+    """The answer; with ``doubts``, it is no more than the nearest of the classes.
+
+    ``timing_ms`` holds wait, prepare, predict, explain and their total.
+    """
 
     model_version: int
     prediction: str
     confidence: float
     probabilities: dict[str, float]
+    unfamiliarity: float
+    doubts: tuple[quality.Doubt, ...]
     annotation: Leukocyte
     statement: str
     heatmap: Heatmap | None
@@ -116,6 +121,8 @@ class Pipeline:
             prediction=predicted,
             confidence=float(prediction.probabilities.max()),
             probabilities=dict(zip(CLASSES, prediction.probabilities.tolist(), strict=True)),
+            unfamiliarity=float(prediction.unfamiliarity),
+            doubts=quality.doubts(float(prediction.unfamiliarity)),
             annotation=self._reference.classes[predicted],
             statement=self._reference.statement,
             heatmap=explanation,

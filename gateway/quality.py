@@ -1,4 +1,4 @@
-"""Is this photograph fit to be read? Facts that a reader should weigh. Pure."""
+"""Is this photograph fit to be read, and does the answer deserve trust? Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.contract import INPUT_SIZE
+from gateway.contract import FAMILIAR_UP_TO, INPUT_SIZE
 from gateway.imaging import Photograph
 
 _CONTRAST = 24  # grey levels; a nucleus on an empty slide has well over 100
@@ -21,6 +21,26 @@ class Quality:
     height: int
     format: str
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why not to take the model's answer: a name for programs, a sentence for people."""
+
+    reason: str
+    detail: str
+
+
+UNFAMILIAR = Doubt(
+    "unfamiliar",
+    "The photograph is unlike those that the model learnt from: it may show another kind of cell, "
+    "no cell, or a stain or camera that the model has not seen. Let a person read it.",
+)
+
+
+def doubts(unfamiliarity: float) -> tuple[Doubt, ...]:
+    """Say why the model's answer should not be taken; nothing where it may be."""
+    return (UNFAMILIAR,) if unfamiliarity > FAMILIAR_UP_TO else ()
 
 
 def assess(photograph: Photograph) -> Quality:

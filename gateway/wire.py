@@ -24,6 +24,9 @@ def report_json(report: Report, options: Options, request_id: str, target_ms: fl
         "prediction": report.prediction,
         "confidence": report.confidence,
         "probabilities": report.probabilities,
+        "abstain": bool(report.doubts),
+        "abstain_reasons": [{"reason": d.reason, "detail": d.detail} for d in report.doubts],
+        "unfamiliarity": round(report.unfamiliarity, 4),
         "annotation": annotation_json(report.prediction, report.annotation, report.statement),
         "heatmap": heatmap_json(report.heatmap, options) if report.heatmap else None,
         "quality": {
@@ -108,6 +111,7 @@ def predict_json(report: Report) -> Json:
             "color": leukocyte.color,
             "icon": leukocyte.icon,
         },
+        "abstain": bool(report.doubts),
         "demo_mode": False,
     }
 

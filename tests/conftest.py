@@ -38,10 +38,15 @@ def tiny_model():
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny_model):
-    """The tiny model, cut for explanation."""
+    """The tiny model, cut for explanation; nothing is unfamiliar to it."""
+    import numpy as np
+
+    from export.familiarity import Familiarity
     from export.gradcam import Network
 
-    return Network.of(tiny_model)
+    features = np.random.default_rng(7).random((40, 8))
+    familiarity = Familiarity.fit(features, ["cells"] * 40, [0] * 40, axes=2)
+    return Network.of(tiny_model, familiarity._replace(threshold=np.array(1e6, np.float32)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.release import CARD_NAME, SHIPPED
+from export.release import CARD_NAME, FAMILIARITY_NAME, SHIPPED
 from gateway import ask
 from gateway.app import create_app
 from gateway.contract import CLASSES
@@ -32,13 +32,20 @@ def shipped_model():
 
 
 @pytest.fixture(scope="module")
-def version(shipped_model, tmp_path_factory) -> Path:
+def familiarity():
+    from export.familiarity import Familiarity
+
+    return Familiarity.load(SHIPPED.with_name(FAMILIARITY_NAME))
+
+
+@pytest.fixture(scope="module")
+def version(shipped_model, familiarity, tmp_path_factory) -> Path:
     """The shipped weights as a servable version."""
     from export.gradcam import Network
     from export.saved_model import write_version
 
     base = tmp_path_factory.mktemp("shipped") / "hemavision"
-    return write_version(Network.of(shipped_model), CARD, base)
+    return write_version(Network.of(shipped_model, familiarity), CARD, base)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +80,13 @@ def test_the_readme_quotes_the_card():
         assert f"| {100 * accuracy['value']:.1f} % | {low:.1f} to {high:.1f} % |" in readme
 
 
-def test_every_check_of_the_admission_gate_passes(version, shipped_model):
+def test_every_check_of_the_admission_gate_passes(version, shipped_model, familiarity):
     """What is shipped is fit to be served."""
     from export.verify import verify
 
     failed = [
         check
-        for check in verify(version, shipped_model, CARD["weights"]["sha256"])
+        for check in verify(version, shipped_model, familiarity, CARD["weights"]["sha256"])
         if not check.passed
     ]
     assert failed == []
@@ -91,14 +98,14 @@ def test_weights_that_learnt_nothing_are_not_released():
 
     from export.dataset import Photograph
     from export.evaluate import Answers
-    from export.release import ReleaseError, _refuse_chance
+    from export.release import ReleaseError, refuse_chance
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
     cells = [Photograph(Path(str(n)), int(v), "s", "val", str(n)) for n, v in enumerate(labels)]
     with pytest.raises(ReleaseError, match="train longer"):
-        _refuse_chance(Answers(cells, rng.normal(size=(200, 4))))
-    _refuse_chance(Answers(cells, 5.0 * np.eye(4)[labels]))
+        refuse_chance(Answers(cells, rng.normal(size=(200, 4)), np.empty(0)))
+    refuse_chance(Answers(cells, 5.0 * np.eye(4)[labels], np.empty(0)))
 
 
 async def test_drawn_samples_are_answered_right(server, aiohttp_client):
@@ -159,12 +166,13 @@ async def test_photographs_are_answered_as_well_as_the_card_says(
 
 def test_the_confidence_is_calibrated_on_photographs(photographs, shipped_model):
     """On the same kind of photographs, confidence and accuracy are near each other."""
+    from export.answers import from_network
     from export.dataset import read_dataset, select
     from export.evaluate import softmax
-    from export.release import answer
+    from export.gradcam import Network
 
     test = [p for p in select(read_dataset(photographs), "test") if p.source == "pbc"][::8]
-    answers = answer(shipped_model, test, "answering")
+    answers = from_network(Network.of(shipped_model), test)
     confidence = softmax(answers.logits).max(1).mean()
     accuracy = (answers.logits.argmax(1) == answers.labels).mean()
     assert abs(confidence - accuracy) < 0.05

@@ -187,13 +187,12 @@ function clearReading() {
 
 function showReading(reading) {
   const { annotation, heatmap, prediction } = reading;
-  $("name").textContent = annotation?.name || title(prediction);
-  $("confidence").textContent = `${percent(reading.confidence)} confidence`;
+  showVerdict(reading, annotation?.name || title(prediction));
   $("model").textContent = reading.model ? `${reading.model.name}, version ${reading.model.version}` : "";
   showShares(reading.probabilities, prediction);
   showHeatmap(heatmap, prediction);
   showQuality(reading.quality);
-  showContext(annotation);
+  showContext(reading.abstain ? null : annotation);
   showReceipt(reading);
 
   shown = query = { resolution: heatmap?.resolution, colormap: heatmap?.colormap, explain: query.explain };
@@ -201,6 +200,18 @@ function showReading(reading) {
   $("answer").hidden = $("more").hidden = false;
   document.body.dataset.state = "done";
   $("live").textContent = ["name", "confidence", "overlay-title"].map((id) => $(id).textContent).join(", ");
+}
+
+/** The answer; or that there is none, and which class would have come nearest. */
+function showVerdict({ abstain, abstain_reasons: doubts = [], confidence }, name) {
+  $("answer").classList.toggle("unsure", Boolean(abstain));
+  $("verdict-title").textContent = abstain ? "No answer" : "Most likely";
+  $("name").textContent = abstain ? "Not sure" : name;
+  $("confidence").textContent = abstain
+    ? `Nearest of the four: ${name}, ${percent(confidence)}`
+    : `${percent(confidence)} confidence`;
+  $("doubts").replaceChildren(...doubts.map(({ detail }) => element("li", detail)));
+  $("doubts").hidden = !doubts.length;
 }
 
 function showShares(probabilities, prediction) {

@@ -53,13 +53,31 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def weights_file(network, tmp_path_factory) -> Path:
+def familiarity():
+    """What 300 random vectors of hidden features of the network's width make familiar."""
+    from export.familiarity import Familiarity
+
+    rng = np.random.default_rng(2)
+    sources = [f"source {number % 2}" for number in range(300)]
+    labels = [number % 4 for number in range(300)]
+    return Familiarity.fit(rng.random((300, 1024)), sources, labels)
+
+
+@pytest.fixture(scope="session")
+def weights_file(network, familiarity, tmp_path_factory) -> Path:
     """The real network's weights as `python -m export release` leaves them: with a card."""
     from export.weights import sha256
 
     path = tmp_path_factory.mktemp("weights") / "hemavision.keras"
     network.save(path)
-    card = {"classes": list(CLASSES), "weights": {"file": path.name, "sha256": sha256(path)}}
+    known = path.with_name("familiarity.npz")
+    familiarity.save(known)
+    weights = {
+        "file": path.name,
+        "sha256": sha256(path),
+        "familiarity_sha256": sha256(known),
+    }
+    card = {"classes": list(CLASSES), "weights": weights}
     path.with_name("model_card.json").write_text(json.dumps(card))
     return path
 

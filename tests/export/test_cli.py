@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "release",
+    "ablate",
     "convert",
     "saved-model",
     "verify",
@@ -160,9 +161,33 @@ def test_evaluate_prints_figures_by_source(
     capsys: pytest.CaptureFixture[str], weights_file: Path, class_folders
 ) -> None:
     """JSON on stdout, for the split asked for: here one photograph of each class."""
-    text = printed(capsys, "evaluate", weights_file, class_folders(4), "--split", "val")
+    arguments = (weights_file, class_folders(4), "--split", "val", "--json")
+    text = printed(capsys, "evaluate", *arguments)
     report = json.loads(text[text.index("{") :])
-    assert report["photographs"]["photographs"] == 4
+    assert report["metrics"]["photographs/val"]["photographs"] == 4
+    assert report["familiarity"]["turned_away"].keys() == {"photographs/val"}
+
+
+def test_evaluate_asks_a_server_the_same_way(
+    capsys: pytest.CaptureFixture[str], model_server: str, class_folders, tmp_path: Path
+) -> None:
+    """Over gRPC, with a table to read, and files to keep."""
+    out = tmp_path / "found"
+    text = printed(capsys, "evaluate", f"grpc://{model_server}", class_folders(12), "--out", out)
+    assert "photographs/test: 4 photographs" in text
+    assert "fitted on validation alone" in text
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["metrics"]["photographs/test"]["photographs"] == 4
+    names = {"evaluation.json", "reliability.png", "confusion.png", "classes.png", "roc.png"}
+    assert {path.name for path in out.iterdir()} == names
+
+
+@pytest.mark.parametrize("model", ["grpc://nowhere", "http://127.0.0.1:8500"])
+def test_evaluate_says_how_a_server_is_named(
+    capsys: pytest.CaptureFixture[str], class_folders, model: str
+) -> None:
+    """Another scheme, or no port, is no model server."""
+    assert "give grpc://HOST:PORT" in failure(capsys, "evaluate", model, class_folders(12))
 
 
 def test_verify_answers_with_its_status(

@@ -46,7 +46,11 @@ def test_the_signatures_are_the_contracts(meta_graph: meta_graph_pb2.MetaGraphDe
     signatures = meta_graph.signature_def
     assert set(signatures) - {"__saved_model_init_op"} == {"serving_default", "gradcam"}
     images = {"images": ("uint8", (-1, 224, 224, 3))}
-    answer = {"probabilities": ("float32", (-1, 4)), "logits": ("float32", (-1, 4))}
+    answer = {
+        "probabilities": ("float32", (-1, 4)),
+        "logits": ("float32", (-1, 4)),
+        "unfamiliarity": ("float32", (-1,)),
+    }
     assert described(signatures["serving_default"].inputs) == images
     assert described(signatures["serving_default"].outputs) == answer
     assert described(signatures["gradcam"].inputs) == images | {"class_index": ("int32", (-1,))}
@@ -89,7 +93,7 @@ def test_the_warm_up_covers_signatures_and_batches(version: Path) -> None:
         for signature, outputs in (
             ("serving_default", ()),
             ("gradcam", ()),
-            ("gradcam", ("probabilities", "cam", "cam_fine")),
+            ("gradcam", ("probabilities", "unfamiliarity", "cam", "cam_fine")),
         )
         for batch in (1, 2, 4)
     }

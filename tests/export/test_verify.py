@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from export.familiarity import Familiarity
 from export.gradcam import Network, classify, explain
 from export.saved_model import write_version
 from export.verify import verify
@@ -28,17 +30,21 @@ ALL = [
     "rows are independent",
     "parity",
     "gradcam",
+    "unfamiliarity",
     "class index",
     "warmup",
     "maps are not flat",
 ]
 WEIGHTS = "0" * 64
+KNOWN = Familiarity.fit(
+    np.random.default_rng(3).random((300, 512)), ["a", "b"] * 150, [0, 1, 2] * 100
+)
 CARD = {"classes": list(contract.CLASSES), "weights": {"sha256": WEIGHTS}}
 
 
 def failures(version: Path, model: keras.Model) -> dict[str, str]:
     """The findings of the checks that failed."""
-    checks = list(verify(version, model, WEIGHTS))
+    checks = list(verify(version, model, KNOWN, WEIGHTS))
     assert [check.name for check in checks] == ALL
     return {check.name: check.finding for check in checks if not check.passed}
 
@@ -66,7 +72,7 @@ def model() -> keras.Model:
 @pytest.fixture(scope="module")
 def sound(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version that passes."""
-    return write_version(Network.of(model), CARD, tmp_path_factory.mktemp("sound"))
+    return write_version(Network.of(model, KNOWN), CARD, tmp_path_factory.mktemp("sound"))
 
 
 @pytest.fixture
@@ -110,9 +116,11 @@ def resaved(sound: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_the_real_network_passes_every_check(network, exported: Path, weights_file: Path) -> None:
+def test_the_real_network_passes_every_check(
+    network, familiarity, exported: Path, weights_file: Path
+) -> None:
     """The owner's network, exported by the command, is fit to be served."""
-    checks = list(verify(exported / "1", network, sha256(weights_file)))
+    checks = list(verify(exported / "1", network, familiarity, sha256(weights_file)))
     assert [check.name for check in checks] == ALL
     assert {check.name: check.finding for check in checks if not check.passed} == {}
 
@@ -139,10 +147,13 @@ def test_classes_in_another_order_fail_parity(
     """Probabilities under the wrong names are wrong, however sure they are."""
 
     def reordered(outputs: Outputs) -> Outputs:
-        return {name: tensor[:, ::-1] for name, tensor in outputs.items()}
+        return {n: t[:, ::-1] if t.shape.rank == 2 else t for n, t in outputs.items()}
 
     def shaped(outputs: Outputs) -> Outputs:
-        return {n: tf.ensure_shape(t, (None, 4)) for n, t in reordered(outputs).items()}
+        return {
+            n: tf.ensure_shape(t, (None, 4)) if t.shape.rank == 2 else t
+            for n, t in reordered(outputs).items()
+        }
 
     assert set(failures(resaved(predict=shaped), model)) == {"parity"}
 
@@ -244,7 +255,7 @@ def test_flat_maps_are_caught(tmp_path: Path) -> None:
     dead = small_model()
     kernel, bias = dead.get_layer("conv9").get_weights()
     dead.get_layer("conv9").set_weights([0 * kernel, bias + 1])
-    found = failures(write_version(Network.of(dead), CARD, tmp_path), dead)
+    found = failures(write_version(Network.of(dead, KNOWN), CARD, tmp_path), dead)
     assert found == {"maps are not flat": "cam is the same everywhere on 8 pictures"}
 
 
@@ -293,7 +304,7 @@ def test_a_wrong_card_is_caught(
     path = copy / contract.MODEL_CARD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     # none after it reads the card
-    signatures, frozen, card = itertools.islice(verify(copy, model, WEIGHTS), 3)
+    signatures, frozen, card = itertools.islice(verify(copy, model, KNOWN, WEIGHTS), 3)
     assert signatures.passed
     assert frozen.passed
     assert (card.name, card.passed) == ("model card", False)
@@ -302,7 +313,7 @@ def test_a_wrong_card_is_caught(
 
 def test_variables_are_caught(copy: Path, model: keras.Model) -> None:
     """A graph that keeps its variables works in Python, and in TensorFlow Serving on no request."""
-    network = Network.of(model)
+    network = Network.of(model, KNOWN)
     images = tf.TensorSpec((None, 224, 224, 3), tf.uint8, name="images")
     index = tf.TensorSpec((None,), tf.int32, name="class_index")
     module = tf.Module()

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+from dataclasses import replace
 
 import aiohttp
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from gateway.app import create_app
 from gateway.contract import CLASSES
+from gateway.model_client import ModelClient
 from gateway.settings import Settings
 
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -100,8 +102,6 @@ async def test_the_answer_is_the_models_own(client, smear, tiny_model):
 
 async def test_one_rpc_a_photograph(aiohttp_client, model_server, jpeg):
     """Probabilities and heat map come from one call of the model server."""
-    from gateway.model_client import ModelClient
-
     calls = []
 
     class Counting(ModelClient):
@@ -113,6 +113,41 @@ async def test_one_rpc_a_photograph(aiohttp_client, model_server, jpeg):
     client = await aiohttp_client(app)
     assert (await client.post("/v1/classify", data=form(jpeg))).status == 200
     assert len(calls) == 1
+
+
+@pytest.fixture
+async def doubtful(aiohttp_client, model_server) -> TestClient:
+    """A gateway whose model has seen nothing like any photograph."""
+
+    class Doubtful(ModelClient):
+        async def explain(self, tensor, class_index):
+            prediction = await super().explain(tensor, class_index)
+            return replace(prediction, unfamiliarity=np.float32(1.7))
+
+    return await aiohttp_client(create_app(Settings(model_server=model_server), connect=Doubtful))
+
+
+async def test_an_unfamiliar_photograph_gets_no_answer_but_a_reason(doubtful, jpeg):
+    """The nearest class is still told, for who asks; so are the score and the sentence."""
+    body = await (await doubtful.post("/v1/classify", data=form(jpeg))).json()
+    assert body["abstain"] is True
+    assert [reason["reason"] for reason in body["abstain_reasons"]] == ["unfamiliar"]
+    assert body["abstain_reasons"][0]["detail"].endswith("Let a person read it.")
+    assert body["unfamiliarity"] == 1.7
+    assert body["prediction"] in CLASSES
+    assert (await (await doubtful.post("/predict", data=form(jpeg))).json())["abstain"] is True
+    metrics = await (await doubtful.get("/metrics")).text()
+    assert 'hemavision_abstentions_total{reason="unfamiliar"} 2.0' in metrics
+
+
+async def test_a_familiar_photograph_is_answered(client, jpeg):
+    """Nothing to doubt, with a heat map and without."""
+    for query in ({}, {"heatmap": "none"}):
+        response = await client.post("/v1/classify", data=form(jpeg), params=query)
+        body = await response.json()
+        assert body["abstain"] is False
+        assert body["abstain_reasons"] == []
+        assert 0 <= body["unfamiliarity"] <= 1
 
 
 async def test_a_grid_is_the_map_itself(client, jpeg):
@@ -166,7 +201,7 @@ async def test_the_overlay_keeps_a_wide_photographs_aspect(client, smear):
 
 
 async def test_predict_keeps_the_original_applications_shape(client, jpeg):
-    """Its clients find every field where it was, in percent, and no demo mode."""
+    """Its clients find every field where it was, in percent, no demo mode, and whether to trust."""
     response = await client.post("/predict", data=form(jpeg))
     body = await response.json()
     assert set(body) == {
@@ -177,6 +212,7 @@ async def test_predict_keeps_the_original_applications_shape(client, jpeg):
         "original",
         "info",
         "demo_mode",
+        "abstain",
     }
     assert sum(body["probabilities"].values()) == pytest.approx(100, abs=0.05)
     assert body["confidence"] == max(body["probabilities"].values())

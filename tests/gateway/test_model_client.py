@@ -27,6 +27,7 @@ def answer(
     response.model_spec.version.value = 7
     for name, array in {
         contract.PROBABILITIES: np.array([probabilities or [0.1, 0.2, 0.3, 0.4]]),
+        contract.UNFAMILIARITY: np.array([0.5]),
         contract.CAM: np.arange(16.0).reshape(1, 4, 4),
         contract.CAM_FINE: np.arange(324.0).reshape(1, 18, 18),
     }.items():

@@ -41,6 +41,15 @@ def test_what_weakens_the_answer_is_said(odd, word):
     assert word in warning
 
 
+@pytest.mark.parametrize(
+    ("unfamiliarity", "reasons"),
+    [(0.0, []), (1.0, []), (1.001, ["unfamiliar"]), (9e9, ["unfamiliar"])],
+)
+def test_what_lies_beyond_the_familiar_is_doubted(unfamiliarity, reasons):
+    """Up to the limit the answer stands; above it there is a reason not to take it."""
+    assert [doubt.reason for doubt in quality.doubts(unfamiliarity)] == reasons
+
+
 def test_normal_ranges_are_the_owners():
     """The four ranges, in percent of white blood cells."""
     reference = annotation.load_reference()

@@ -1,0 +1,133 @@
+"""Put an evaluation together: every source and split, calibration, and what is turned away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.evaluate import (
+    Answers,
+    fit_temperature,
+    measure,
+    measure_calibration,
+    measure_familiarity,
+)
+from gateway.contract import CLASSES, FAMILIAR_UP_TO
+
+Evaluation = dict[str, Any]
+
+
+def evaluate(
+    answers: Answers, others: Answers, trained: set[str], temperature: float
+) -> Evaluation:
+    """Measure answers, whose logits are to be divided by ``temperature``.
+
+    ``others`` shows no cell of the classes. ``trained`` holds the groups that training saw: a
+    split that cuts through some is measured without them as well.
+    """
+    calibrated = Answers(answers.photographs, answers.logits / temperature, answers.unfamiliarity)
+    parts = {
+        f"{source}/{split}": (source, split)
+        for source, split in sorted({(p.source, p.split) for p in answers.photographs})
+    }
+    metrics = {}
+    for name, part in parts.items():
+        chosen = calibrated.of(*part)
+        metrics[name] = measure(chosen)
+        unseen = chosen.where(lambda p: p.group not in trained)
+        if part[1] != "train" and len(unseen.photographs) < len(chosen.photographs):
+            metrics[f"{name}, cells not in training"] = measure(unseen)
+    calibration = {
+        name: measure_calibration(answers.of(*part), temperature) for name, part in parts.items()
+    }
+    evaluation: Evaluation = {
+        "metrics": metrics,
+        "calibration": {"temperature": temperature, "reliability": calibration},
+    }
+    if len(answers.unfamiliarity):
+        evaluation["familiarity"] = _familiarity(calibrated, others, temperature)
+    return evaluation
+
+
+def _familiarity(answers: Answers, others: Answers, temperature: float) -> dict[str, Any]:
+    scaled = Answers(others.photographs, others.logits / temperature, others.unfamiliarity)
+    away = {
+        f"{source}/{split}": round(
+            float((answers.of(source, split).unfamiliarity > FAMILIAR_UP_TO).mean()), 4
+        )
+        for source, split in sorted({(p.source, p.split) for p in answers.photographs})
+    }
+    against = {
+        source: measure_familiarity(answers.of(source, "test"), scaled.of(source, "other"))
+        for source in sorted({p.source for p in others.photographs})
+        if answers.of(source, "test").photographs
+    }
+    return {"turned_away": away, "test_against_other_cells": against}
+
+
+def refit_temperature(answers: Answers) -> float:
+    """The temperature that the validation photographs among ``answers`` ask for; 1 without any."""
+    validation = answers.where(lambda p: p.split == "val")
+    if not validation.photographs:
+        return 1.0
+    return fit_temperature(validation.logits, validation.labels)
+
+
+def as_text(evaluation: Evaluation) -> str:
+    """The evaluation for a terminal: a block for each source and split."""
+    blocks = [_block(name, figures) for name, figures in evaluation["metrics"].items()]
+    for name, pair in evaluation["calibration"]["reliability"].items():
+        before, after = (pair[when]["expected_calibration_error"] for when in ("before", "after"))
+        blocks.append(f"{name}: expected calibration error {before:.4f} before, {after:.4f} after")
+    temperature = evaluation["calibration"]["temperature"]
+    blocks.append(f"temperature {temperature:g}, fitted on validation alone")
+    if "familiarity" in evaluation:
+        blocks.extend(_familiarity_lines(evaluation["familiarity"]))
+    return "\n".join(blocks)
+
+
+def _block(name: str, figures: dict[str, Any]) -> str:
+    lines = [f"{name}: {figures['photographs']} photographs"]
+    lines += [
+        f"  {title:<16} {_percent(figures[key])}"
+        for title, key in (
+            ("accuracy", "accuracy"),
+            ("macro precision", "macro_precision"),
+            ("macro recall", "macro_recall"),
+            ("macro F1", "macro_f1"),
+            ("macro ROC AUC", "macro_roc_auc"),
+        )
+    ]
+    lines.append(f"  {'':<16} {'precision':<26}{'recall':<26}{'F1':<26}ROC AUC")
+    for kind, row in figures["classes"].items():
+        cells = "".join(
+            f"{_percent(row[key]):<26}" for key in ("precision", "recall", "f1", "roc_auc")
+        )
+        lines.append(f"  {kind:<16} {cells.rstrip()}")
+    lines.append(f"  {'true, predicted':<16} {'  '.join(f'{n[:5]:>5}' for n in CLASSES)}")
+    for kind, counts in zip(CLASSES, figures["confusion_matrix"], strict=True):
+        lines.append(f"  {kind:<16} {'  '.join(f'{count:>5}' for count in counts)}")
+    return "\n".join(lines) + "\n"
+
+
+def _familiarity_lines(familiarity: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{name}: {100 * share:.1f} % turned away as unfamiliar"
+        for name, share in familiarity["turned_away"].items()
+    ]
+    for source, found in familiarity["test_against_other_cells"].items():
+        away = found["turned_away"]["unknown"]
+        area = found["roc_auc"]
+        lines.append(
+            f"{source}/other: {100 * away:.1f} % turned away, ROC AUC {area['value']:.3f} "
+            f"({area['interval_95'][0]:.3f} to {area['interval_95'][1]:.3f}); of the confidence "
+            f"alone {found['roc_auc_of_confidence']:.3f}"
+        )
+    return lines
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    low, high = figure["interval_95"]
+    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * figure['value']:.1f} %{interval}"
