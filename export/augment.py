@@ -28,18 +28,37 @@ _UNMIX = np.linalg.inv(_STAINS)
 
 @dataclass(frozen=True)
 class Strength:
-    """How far each thing varies; the defaults are what the shipped weights were trained with."""
+    """How far each thing varies at most.
 
-    smallest: float = 0.55
-    largest: float = 1.6
+    With ``graded``, how strongly a picture varies is drawn as well, from not at all to fully:
+    the network then sees photographs as users send them, and ones that no laboratory makes.
+    """
+
+    smallest: float = 0.4
+    largest: float = 2.0
     stretch: float = 0.2
-    stain: float = 0.35
-    mixing: float = 0.08
-    background: float = 0.25
+    stain: float = 0.5
+    mixing: float = 0.12
+    background: float = 0.4
     grey: float = 0.04
-    blur: float = 1.6
-    noise: float = 6.0
-    jpeg: float = 0.3
+    blur: float = 2.5
+    noise: float = 8.0
+    jpeg: float = 0.5
+    graded: bool = True
+
+    def times(self, amount: float) -> Strength:
+        """Return this strength, weakened to ``amount`` of it (0 to 1)."""
+        return Strength(
+            smallest=self.smallest**amount,
+            largest=self.largest**amount,
+            **{
+                name: amount * getattr(self, name)
+                for name in ("stretch", "stain", "mixing", "background", "grey", "blur")
+            },
+            noise=amount * self.noise,
+            jpeg=amount * self.jpeg,
+            graded=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,8 @@ def augment(
     A ``window`` of INPUT_SIZE shows the whole frame; a smaller one shows that many pixels of
     the frame round the cell, at the same magnification.
     """
+    if strength.graded:
+        strength = strength.times(rng.random())
     picture = _geometry(specimen, window, rng, strength)
     if rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, strength.blur)))

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from export.architecture import build_model
+from export.atomic import write_text, written_aside
 from export.augment import Specimen, Strength, augment
 from export.dataset import (
     DatasetError,
@@ -77,11 +78,19 @@ class Recipe:
     averaging: float | None = 0.998
     patience: int | None = None
     strength: Strength | None = field(default_factory=Strength)
+    leave_out: str | None = None
+    """A source that the run never sees, so that it can tell how the network fares on another
+    laboratory's photographs."""
 
 
 RECIPES = {
     "default": Recipe(
-        stages=(Stage(128, 10, 2e-3), Stage(INPUT_SIZE, 4, 8e-4), Stage(INPUT_SIZE, 4, 5e-4))
+        stages=(
+            Stage(128, 10, 2e-3),
+            Stage(INPUT_SIZE, 4, 8e-4),
+            Stage(INPUT_SIZE, 4, 5e-4),
+            Stage(INPUT_SIZE, 7, 6e-4),
+        )
     ),
     # the original application's: whole frames as they come, plain SGD, early stopping
     "owner": Recipe(
@@ -116,7 +125,7 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
         DatasetError: the data cannot be trained on, or ``out`` holds another run's checkpoint.
     """
     keras.utils.set_random_seed(seed)
-    photographs = read_dataset(data)
+    photographs = [p for p in read_dataset(data) if p.source != recipe.leave_out]
     refuse_unreadable(photographs)
     out.mkdir(parents=True, exist_ok=True)
     _remember_run(out, recipe, seed, precision, photographs)
@@ -148,7 +157,7 @@ def _remember_run(
     path = out / "run.json"
     if path.is_file() and json.loads(path.read_text()) != run:
         raise DatasetError(f"{path} describes another run: choose an empty folder, or remove it")
-    _write_aside(path, json.dumps(run, indent=2))
+    write_text(path, json.dumps(run, indent=2))
 
 
 def _data_digest(photographs: Sequence[Photograph]) -> str:
@@ -410,12 +419,10 @@ def _append_history(path: Path, row: dict[str, object]) -> None:
         with path.open(newline="") as rows:
             kept = [r for r in csv.DictReader(rows) if int(r["epoch"]) < int(str(row["epoch"]))]
     lines = [*kept, row]
-    aside = path.with_suffix(".new")
-    with aside.open("w", newline="") as rows:
+    with written_aside(path) as aside, aside.open("w", newline="") as rows:
         writer = csv.DictWriter(rows, list(row))
         writer.writeheader()
         writer.writerows(lines)
-    aside.replace(path)
 
 
 def _plot_history(out: Path) -> None:
@@ -432,9 +439,3 @@ def _plot_history(out: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(out / "history.png", dpi=110)
-
-
-def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_suffix(".new")
-    aside.write_text(text)
-    aside.replace(path)
