@@ -1,13 +1,13 @@
 """From labelled photographs to a model that TensorFlow Serving can serve.
 
-In the order of the work: ``dataset`` reads the photographs, ``augment`` varies them as
-microscopes do, ``architecture`` is the network, ``train`` fits it, ``weights`` reads and converts
-weight files, ``gradcam`` explains inside the graph, ``familiarity`` tells what the network has
-never seen, ``answers`` asks a network or a server, ``evaluate`` measures what they say,
-``report`` puts a whole evaluation together, ``figures`` draws it, ``card`` writes it for people,
-``release`` calibrates and makes the weights that are served, ``ablate`` finds what each choice
-of the recipe is worth, ``atomic`` keeps files whole, ``warmup`` makes the server ready before its
-first request, ``fingerprint`` tells exporters apart, ``saved_model`` writes a servable version,
-``smear`` draws samples, ``verify`` admits a version or not, and ``local_server`` serves it where
-there is no Docker. ``cli`` is the console.
+In the order of the work: ``sources`` turns published data sets into a data folder, ``dataset``
+reads its photographs, ``augment`` varies them as microscopes do, ``architecture`` is the network,
+``train`` fits it, ``weights`` reads and converts weight files, ``gradcam`` explains inside the
+graph, ``familiarity`` tells what the network has never seen, ``answers`` asks a network or a
+server, ``evaluate`` measures what they say, ``report`` puts a whole evaluation together,
+``figures`` draws it, ``card`` writes it for people, ``release`` calibrates and makes the weights
+that are served, ``ablate`` finds what each choice of the recipe is worth, ``atomic`` keeps files
+whole, ``warmup`` makes the server ready before its first request, ``fingerprint`` tells exporters
+apart, ``saved_model`` writes a servable version, ``smear`` draws samples, ``verify`` admits a
+version or not, and ``local_server`` serves it where there is no Docker. ``cli`` is the console.
 """

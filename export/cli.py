@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 The usual way, from photographs to a served model:
+  python -m export data PBC_dataset_normal_DIB.zip DATA  from a publisher's archive; repeatable
   python -m export train DATA --out runs/mine            hours on a CPU; stop and resume at will
   python -m export release runs/mine DATA --weights export/weights/hemavision.keras
                                                          calibrate, measure, write the model card
@@ -93,6 +94,18 @@ def _draw(given: argparse.Namespace) -> int:
 
     for path in draw_samples(given.folder, given.seed):
         print(path)
+    return 0
+
+
+def _data(given: argparse.Namespace) -> int:
+    from export.sources import prepare
+
+    prepared = prepare(given.source, given.out)
+    for line in prepared.left_out:
+        print(line, file=sys.stderr)
+    if prepared.left_out:
+        print(f"left out: {len(prepared.left_out)}, each named above", file=sys.stderr)
+    print(prepared.summary())
     return 0
 
 
@@ -325,6 +338,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.add_argument("folder", type=Path, metavar="FOLDER")
     draw.add_argument("--seed", type=int, default=1, help="another seed, other drawings")
+
+    sources = command(
+        "data",
+        _data,
+        "Turn a published data set (PBC, BCCD, Blood Cell Images) into a folder to train on.",
+    )
+    sources.add_argument("source", type=Path, metavar="SOURCE", help="folder, .zip or .tar(.gz)")
+    sources.add_argument(
+        "out", type=Path, metavar="OUT", help="new, empty, or DATA that this source is added to"
+    )
 
     train = command(
         "train", _train, "Train. Run it again after a stop: it goes on after the last whole epoch."

@@ -23,6 +23,7 @@ from gateway import contract
 COMMANDS = (
     "architecture",
     "draw",
+    "data",
     "train",
     "evaluate",
     "release",
@@ -234,6 +235,7 @@ def test_serve_waits_for_a_version_and_stops_when_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("data", "nowhere", "data"),
         ("train", "nowhere", "--out", "run"),
         ("evaluate", "none.keras", "nowhere"),
         ("release", "run", "nowhere", "--weights", "w.keras"),
