@@ -71,7 +71,7 @@ def hidden_features(network: Network, photographs: Sequence[Photograph]) -> NDAr
 
     def hidden(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         fine = network.to_fine(tf.cast(images, tf.float32), training=False)
-        features: tf.Tensor = network.to_hidden(network.to_last(fine))
+        features: tf.Tensor = network.to_hidden(network.to_last(network.to_middle(fine)))
         return np.asarray(features)
 
     return np.concatenate([hidden(images) for images in _batches(photographs, "features")]).astype(

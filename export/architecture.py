@@ -38,12 +38,15 @@ CONVOLUTIONS = (
     Convolution(256, 1, pooled=True),
     Convolution(512, 3, pooled=True),
     Convolution(512, 3, pooled=True),  # runs at 18x18: the fine heat map reads this one
-    Convolution(512, 3, pooled=True),
+    Convolution(512, 3, pooled=True),  # runs at 9x9
     Convolution(512, 3),  # runs at 4x4: GradCAM reads this one
 )
 
 LAST_CONVOLUTION = f"conv{len(CONVOLUTIONS)}"
 """Name of the layer whose activations GradCAM weighs, [N, 4, 4, 512]."""
+
+MIDDLE_CONVOLUTION = "conv8"
+"""Name of the layer between the two, [N, 9, 9, 512]."""
 
 FINE_CONVOLUTION = "conv7"
 """Name of the layer whose activations the fine map weighs, [N, 18, 18, 512]."""

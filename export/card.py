@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from export import trust_report
+
 Card = dict[str, Any]
 
 FIGURES = {
@@ -173,11 +175,13 @@ def _abstaining(card: Card) -> Iterator[str]:
 def _trust(trust: dict[str, Any]) -> Iterator[str]:
     yield "## How far the heat maps can be trusted"
     yield ""
-    for table in trust["tables"]:
-        yield table["title"]
+    yield trust_report.LEGEND
+    yield ""
+    for source, found in trust.items():
+        yield f"{trust_report.title(source, found)}."
         yield ""
-        yield from _table(table["columns"], table["rows"])
-    yield "![How far the heat maps can be trusted](figures/trust.png)"
+        yield from _table(trust_report.COLUMNS, trust_report.rows(found))
+    yield "![On the cell, deletion, insertion, randomisation](figures/trust.png)"
     yield ""
 
 

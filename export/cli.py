@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def _train(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.train import RECIPES, train
 
-    best = train(given.data, given.out, RECIPES[given.recipe], given.seed, given.precision)
+    recipe = replace(RECIPES[given.recipe], leave_out=given.leave_out)
+    best = train(given.data, given.out, recipe, given.seed, given.precision)
     print(f"best weights: {best}")
     return 0
 
@@ -168,6 +170,28 @@ def _network(weights: Path) -> Network:
     return Network.of(model, Familiarity.load(beside) if beside.is_file() else None)
 
 
+def _trust(given: argparse.Namespace) -> int:
+    _import_tensorflow()
+    from export.dataset import read_dataset
+    from export.release import add_to_card
+    from export.trust import trust
+    from export.trust_report import table, write, write_figure
+    from export.weights import load_weights
+
+    splits = given.split or ["test"]
+    photographs = [p for p in read_dataset(given.data) if p.split in splits]
+    if not photographs:
+        raise ValueError(f"no photograph in {given.data} is in the split `{'`, `'.join(splits)}`")
+    report = trust(load_weights(given.weights), photographs, given.photographs)
+    print(table(report))
+    if given.out:
+        write(report, given.out)
+    if given.card:
+        add_to_card(given.weights, "explanation_trust", report)
+        write_figure(report, given.weights.with_name("figures") / "trust.png")
+    return 0
+
+
 def _release(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.release import release
@@ -182,6 +206,7 @@ def _release(given: argparse.Namespace) -> int:
 def _ablate(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.ablate import VARIATIONS, ablate
+    from export.release import add_to_card
 
     unknown = sorted(set(given.only) - set(VARIATIONS))
     if unknown:
@@ -189,6 +214,8 @@ def _ablate(given: argparse.Namespace) -> int:
             f"no variation is called {', '.join(unknown)}; there are {', '.join(VARIATIONS)}"
         )
     table = ablate(given.data, given.out, given.only or list(VARIATIONS), given.seed)
+    if given.card:
+        add_to_card(given.card, "ablation", table)
     print(table["about"])
     for row in (table["columns"], *table["rows"]):
         print("  ".join(f"{cell:<24}" for cell in row).rstrip())
@@ -300,6 +327,19 @@ def _set_at_eof(stop: threading.Event) -> None:
     stop.set()
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+_DATA = "a folder with a manifest.csv, or one of class folders"
+_SPLITS = ("train", "val", "test")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
@@ -318,21 +358,14 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    data = "a folder with a manifest.csv, or one of class folders"
-    shipped = Path(__file__).parent / "weights" / "hemavision.keras"
+    _add_pictures(command)
+    _add_training(command)
+    _add_measuring(command)
+    _add_serving(command)
+    return parser
 
-    def weights(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--weights", type=Path, default=shipped, metavar="FILE", help="default: the shipped"
-        )
 
-    def models(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--models", type=Path, default=_MODELS, metavar="DIR", help=f"default: {_MODELS}"
-        )
-
-    command("architecture", _architecture, "Print the network, layer by layer.")
-
+def _add_pictures(command: Command) -> None:
     draw = command(
         "draw", _draw, "Draw one sample picture a class: no specimens, just to try the software."
     )
@@ -349,10 +382,14 @@ def _parser() -> argparse.ArgumentParser:
         "out", type=Path, metavar="OUT", help="new, empty, or DATA that this source is added to"
     )
 
+
+def _add_training(command: Command) -> None:
+    command("architecture", _architecture, "Print the network, layer by layer.")
+
     train = command(
         "train", _train, "Train. Run it again after a stop: it goes on after the last whole epoch."
     )
-    train.add_argument("data", type=Path, metavar="DATA", help=data)
+    train.add_argument("data", type=Path, metavar="DATA", help=_DATA)
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the run's own folder"
     )
@@ -363,6 +400,9 @@ def _parser() -> argparse.ArgumentParser:
         help="default: windows, then whole frames, varied, averaged; owner: whole frames as they "
         "come, plain SGD, early stopping (choose --precision float32 with it)",
     )
+    train.add_argument(
+        "--leave-out", metavar="SOURCE", help="train without a source, to measure on it later"
+    )
     train.add_argument("--seed", type=int, default=1, help="another seed, another run (default: 1)")
     train.add_argument(
         "--precision",
@@ -371,49 +411,86 @@ def _parser() -> argparse.ArgumentParser:
         help="mixed_bfloat16 is faster where the processor has it",
     )
 
-    evaluate = command(
-        "evaluate",
-        _evaluate,
-        "Measure a model on labelled photographs, with intervals.",
-    )
-    evaluate.add_argument(
-        "model",
-        metavar="MODEL",
-        help="weights in any Keras format, or grpc://HOST:PORT of a model server",
-    )
-    evaluate.add_argument("data", type=Path, metavar="DATA", help=data)
-    evaluate.add_argument(
-        "--split", choices=("train", "val", "test"), default="test", help="default: test"
-    )
-    evaluate.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    evaluate.add_argument(
-        "--out", type=Path, metavar="DIR", help="write evaluation.json and figures there"
-    )
-
-    release = command(
-        "release", _release, "Calibrate and measure a training run's weights; write their card."
-    )
-    release.add_argument("run_folder", type=Path, metavar="RUN", help="what train --out named")
-    release.add_argument("data", type=Path, metavar="DATA", help=data)
-    release.add_argument(
-        "--weights", type=Path, required=True, metavar="FILE", help="to write; the card goes beside"
-    )
-
     ablate = command(
         "ablate", _ablate, "Find what each choice of the recipe is worth, with a source left out."
     )
-    ablate.add_argument("data", type=Path, metavar="DATA", help=data)
+    ablate.add_argument("data", type=Path, metavar="DATA", help=_DATA)
     ablate.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder a run")
     ablate.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="some of the variations"
     )
     ablate.add_argument("--seed", type=int, default=1)
+    ablate.add_argument(
+        "--card", type=Path, metavar="FILE", help="weights whose card the table is put into"
+    )
 
     convert = command(
         "convert", _convert, "Turn one weight format into another: .keras, .weights.h5, .h5."
     )
     convert.add_argument("source", type=Path, metavar="IN", help="of Keras 2 or 3, told by content")
     convert.add_argument("target", type=Path, metavar="OUT", help="format by suffix; overwritten")
+
+
+def _add_measuring(command: Command) -> None:
+    evaluate = command(
+        "evaluate", _evaluate, "Measure a model on labelled photographs, with intervals."
+    )
+    evaluate.add_argument(
+        "model",
+        metavar="MODEL",
+        help="weights in any Keras format, or grpc://HOST:PORT of a model server",
+    )
+    evaluate.add_argument("data", type=Path, metavar="DATA", help=_DATA)
+    evaluate.add_argument("--split", choices=_SPLITS, default="test", help="default: test")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="DIR", help="write evaluation.json and figures there"
+    )
+
+    trust = command(
+        "trust",
+        _trust,
+        "Measure how far the heat maps can be trusted. Six kinds are compared, and baselines.",
+    )
+    trust.add_argument("weights", type=Path, metavar="WEIGHTS", help="in any Keras format")
+    trust.add_argument("data", type=Path, metavar="DATA", help=_DATA)
+    trust.add_argument(
+        "--split", action="append", choices=_SPLITS, help="repeat it for several (default: test)"
+    )
+    trust.add_argument(
+        "--photographs",
+        type=_positive,
+        default=200,
+        metavar="N",
+        help="of each source, for what takes long: 272 forward passes each (default: 200)",
+    )
+    trust.add_argument("--out", type=Path, metavar="DIR", help="write trust.json, trust.png there")
+    trust.add_argument(
+        "--card", action="store_true", help="put it into the card of WEIGHTS as well"
+    )
+
+    release = command(
+        "release", _release, "Calibrate and measure a training run's weights; write their card."
+    )
+    release.add_argument("run_folder", type=Path, metavar="RUN", help="what train --out named")
+    release.add_argument("data", type=Path, metavar="DATA", help=_DATA)
+    release.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="to write; the card goes beside"
+    )
+
+
+def _add_serving(command: Command) -> None:
+    shipped = Path(__file__).parent / "weights" / "hemavision.keras"
+
+    def weights(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--weights", type=Path, default=shipped, metavar="FILE", help="default: the shipped"
+        )
+
+    def models(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--models", type=Path, default=_MODELS, metavar="DIR", help=f"default: {_MODELS}"
+        )
 
     saved_model = command(
         "saved-model",
@@ -441,4 +518,3 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--until-eof", action="store_true", help="stop when standard input ends, as with a parent"
     )
-    return parser

@@ -42,8 +42,8 @@ class Photograph:
     """One labelled photograph.
 
     ``label`` indexes ``CLASSES``, or is ``NONE_OF_THESE``, and ``kind`` then names what it is.
-    ``box`` is the white cell's xmin, ymin, xmax, ymax in pixels of the upright picture, where
-    somebody drew it.
+    ``boxes`` are the white cells' xmin, ymin, xmax, ymax in pixels of the upright picture, where
+    somebody drew them.
     """
 
     path: Path
@@ -51,8 +51,13 @@ class Photograph:
     source: str
     split: str
     group: str
-    box: Box | None = None
+    boxes: tuple[Box, ...] = ()
     kind: str = ""
+
+    @property
+    def box(self) -> Box | None:
+        """The first white cell's."""
+        return self.boxes[0] if self.boxes else None
 
 
 def read_dataset(root: Path) -> list[Photograph]:
@@ -120,8 +125,13 @@ def load_input(path: Path) -> NDArray[np.uint8]:
 
     The gateway prepares its requests the same way; a test holds both together.
     """
+    return as_input(load_upright(path))
+
+
+def as_input(picture: Image.Image) -> NDArray[np.uint8]:
+    """Stretch an upright RGB picture to what the model sees: uint8 [224, 224, 3]."""
     resample = Image.Resampling[RESIZE_FILTER.upper()]
-    return np.asarray(load_upright(path).resize((INPUT_SIZE, INPUT_SIZE), resample))
+    return np.asarray(picture.resize((INPUT_SIZE, INPUT_SIZE), resample))
 
 
 def refuse_unreadable(photographs: Sequence[Photograph]) -> None:
@@ -169,7 +179,7 @@ def _read_manifest(manifest: Path) -> list[Photograph]:
                         row["source"],
                         row["split"],
                         row["group"] or row["path"],
-                        _first_box(row.get("wbc_boxes") or ""),
+                        _boxes(row.get("wbc_boxes") or ""),
                     )
                 )
     if problems:
@@ -177,11 +187,12 @@ def _read_manifest(manifest: Path) -> list[Photograph]:
     return photographs
 
 
-def _first_box(text: str) -> Box | None:
-    if not text:
-        return None
-    xmin, ymin, xmax, ymax = (int(edge) for edge in text.split(";", 1)[0].split())
-    return xmin, ymin, xmax, ymax
+def _boxes(text: str) -> tuple[Box, ...]:
+    boxes = []
+    for box in filter(str.strip, text.split(";")):
+        xmin, ymin, xmax, ymax = (int(edge) for edge in box.split())
+        boxes.append((xmin, ymin, xmax, ymax))
+    return tuple(boxes)
 
 
 def _read_class_folders(root: Path) -> list[Photograph]:

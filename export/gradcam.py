@@ -1,8 +1,8 @@
 """Explain inside the graph: where the network looked, for the price of the small head.
 
-The network is cut at two convolutions. One forward pass computes both, and one backward pass,
-from the class's logit, goes no further than the first cut: its gradients give the coarse map of
-the last convolution and the fine map of the 18x18 stage together.
+The network is cut at three convolutions. One forward pass computes them all, and one backward
+pass, from the class's logit, goes no further than the first cut: its gradients give the coarse map
+of the last convolution and the fine map of the 18x18 stage together.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION
+from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION, MIDDLE_CONVOLUTION
 from export.familiarity import Familiarity, unfamiliarity
 from gateway import contract
 
 
 class Network(NamedTuple):
-    """The trained network in three pieces that share its weights, and its last layer."""
+    """The trained network in four pieces that share its weights, and its last layer."""
 
     to_fine: keras.Model
+    to_middle: keras.Model
     to_last: keras.Model
     to_hidden: keras.Model
     classifier: keras.layers.Dense
@@ -32,15 +33,18 @@ class Network(NamedTuple):
         model: keras.Model,
         familiarity: Familiarity | None = None,
         fine: str = FINE_CONVOLUTION,
+        middle: str = MIDDLE_CONVOLUTION,
         last: str = LAST_CONVOLUTION,
     ) -> Network:
-        """Cut ``model`` after the convolutions named ``fine`` and ``last``."""
+        """Cut ``model`` after the convolutions named ``fine``, ``middle`` and ``last``."""
         fine_output = model.get_layer(fine).output
+        middle_output = model.get_layer(middle).output
         last_output = model.get_layer(last).output
         classifier = model.layers[-1]
         return cls(
             keras.Model(model.inputs, fine_output),
-            keras.Model(fine_output, last_output),
+            keras.Model(fine_output, middle_output),
+            keras.Model(middle_output, last_output),
             keras.Model(last_output, classifier.input),
             classifier,
             familiarity,
@@ -65,7 +69,46 @@ def classify(network: Network, images: tf.Tensor) -> dict[str, tf.Tensor]:
     And ``unfamiliarity``, float32 [N], where the network has been told what is familiar.
     """
     fine = network.to_fine(tf.cast(images, tf.float32), training=False)
-    return network.answer(network.to_hidden(network.to_last(fine)))
+    features = network.to_last(network.to_middle(fine))
+    return network.answer(network.to_hidden(features))
+
+
+class Slopes(NamedTuple):
+    """What three convolutions saw, and how each value of it moves one class's logit.
+
+    ``fine`` and ``fine_gradients`` are float32 [N, h", w", K"], those of the ``middle``
+    [N, h', w', K'], ``features`` and ``gradients`` [N, h, w, K], of the last convolution;
+    ``hidden`` [N, D] is what the last layer sees, ``logits`` [N, C] what it makes of it.
+    """
+
+    fine: tf.Tensor
+    fine_gradients: tf.Tensor
+    middle: tf.Tensor
+    middle_gradients: tf.Tensor
+    features: tf.Tensor
+    gradients: tf.Tensor
+    hidden: tf.Tensor
+    logits: tf.Tensor
+
+
+def slopes(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> Slopes:
+    """Run the network over uint8 [N, H, W, 3], and back from the logit of ``class_index``.
+
+    Raises:
+        tf.errors.InvalidArgumentError: an index that is neither a class nor -1.
+    """
+    fine = network.to_fine(tf.cast(images, tf.float32), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(fine)
+        middle = network.to_middle(fine, training=False)
+        features = network.to_last(middle, training=False)
+        hidden = network.to_hidden(features, training=False)
+        logits = network.logits(hidden)
+        chosen = tf.gather(logits, _explained(logits, class_index), batch_dims=1)
+    # each photograph's logit depends on its own row alone, so one sum serves the whole batch
+    seen = (fine, middle, features)
+    of_fine, of_middle, of_features = tape.gradient(chosen, seen)
+    return Slopes(fine, of_fine, middle, of_middle, features, of_features, hidden, logits)
 
 
 def explain(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -77,20 +120,15 @@ def explain(network: Network, images: tf.Tensor, class_index: tf.Tensor) -> dict
     Raises:
         tf.errors.InvalidArgumentError: an index that is neither a class nor -1.
     """
-    fine = network.to_fine(tf.cast(images, tf.float32), training=False)
-    with tf.GradientTape() as tape:
-        tape.watch(fine)
-        features = network.to_last(fine, training=False)
-        hidden = network.to_hidden(features, training=False)
-        logits = network.logits(hidden)
-        chosen = tf.gather(logits, _explained(logits, class_index), batch_dims=1)
-    # each photograph's logit depends on its own row alone, so one sum serves the whole batch
-    fine_gradients, gradients = tape.gradient(chosen, [fine, features])
-    return network.answer(hidden) | {
-        contract.CONV_FEATURES: features,
-        contract.GRADIENTS: gradients,
-        contract.CAM: gradcam(features, gradients),
-        contract.CAM_FINE: layercam(fine, fine_gradients),
+    found = slopes(network, images, class_index)
+    return network.answer(found.hidden) | {
+        contract.CONV_FEATURES: found.features,
+        contract.GRADIENTS: found.gradients,
+        contract.CAM: gradcam(found.features, found.gradients),
+        contract.CAM_FINE: focused(
+            hirescam(found.fine, found.fine_gradients),
+            layercam(found.middle, found.middle_gradients),
+        ),
     }
 
 
@@ -110,6 +148,26 @@ def layercam(features: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
     place. Both arguments are [N, h, w, K]; the map is [N, h, w], >= 0.
     """
     return tf.nn.relu(tf.reduce_sum(tf.nn.relu(gradients) * features, axis=-1))
+
+
+def focused(fine: tf.Tensor, middle: tf.Tensor) -> tf.Tensor:
+    """Multiply a fine map [N, h, w] by one of a later stage, laid over it: [N, h, w].
+
+    Where the fine map also picks up what later stages discard, such as the rim of a red cell, the
+    product keeps what both find. As in Poly-CAM (Englebert et al., arXiv:2204.13359, 2022), which
+    so refines a coarse map.
+    """
+    over = tf.image.resize(middle[..., None], tf.shape(fine)[1:])[..., 0]
+    return fine * over
+
+
+def hirescam(features: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+    """HiResCAM: each value times its own gradient (Draelos & Carin, arXiv:2011.08891, 2020).
+
+    As LayerCAM, but what speaks against the class is subtracted. Both arguments are
+    [N, h, w, K]; the map is [N, h, w], >= 0.
+    """
+    return tf.nn.relu(tf.reduce_sum(gradients * features, axis=-1))
 
 
 def _explained(logits: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:

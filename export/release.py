@@ -118,6 +118,19 @@ def write_card(written: dict[str, Any], folder: Path) -> None:
     write_text(folder / READABLE_CARD_NAME, card.as_markdown(written))
 
 
+def add_to_card(weights: Path, part: str, found: dict[str, Any]) -> None:
+    """Put what was measured later into the card beside ``weights``.
+
+    Raises:
+        ReleaseError: the card describes other weights.
+    """
+    path = weights.with_name(CARD_NAME)
+    written = json.loads(path.read_text("utf-8"))
+    if written["weights"]["sha256"] != sha256(weights):
+        raise ReleaseError(f"{path} describes other weights than {weights}")
+    write_card(written | {part: found}, weights.parent)
+
+
 def learn_familiarity(
     network: Network, training: Sequence[Photograph], validation: Sequence[Photograph]
 ) -> Familiarity:
@@ -149,7 +162,7 @@ def _described(run: Path, sources: Sequence[str]) -> dict[str, Any]:
         | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
         "explanation": {
             contract.CAM: "GradCAM of the last convolution, 4x4",
-            contract.CAM_FINE: "LayerCAM of the 18x18 stage",
+            contract.CAM_FINE: "HiResCAM of the 18x18 stage times LayerCAM of the 9x9 stage",
         },
         "abstaining": {
             contract.UNFAMILIARITY: "Mahalanobis distance of the last hidden features, scaled to "

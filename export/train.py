@@ -71,8 +71,10 @@ class Recipe:
     """Photographs drawn for an epoch, some of them several times; None: each of them once."""
     label_smoothing: float = 0.05
     balance: float = 0.5
-    """Each source and, within it, each class is drawn in proportion to its size to this power:
-    1 as it comes, 0 all alike."""
+    """Each source is drawn in proportion to its size to this power: 1 as it comes, 0 all alike."""
+    class_balance: float = 1.0
+    """The same for each class within a source. To even out classes whose labels are noisy is to
+    believe the rare one's wrong labels: neutrophils are then taken for eosinophils."""
     momentum: float = 0.9
     """Of batch normalisation's running statistics while training."""
     averaging: float | None = 0.998
@@ -125,7 +127,7 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
         DatasetError: the data cannot be trained on, or ``out`` holds another run's checkpoint.
     """
     keras.utils.set_random_seed(seed)
-    photographs = [p for p in read_dataset(data) if p.source != recipe.leave_out]
+    photographs = _training_data(data, recipe.leave_out)
     refuse_unreadable(photographs)
     out.mkdir(parents=True, exist_ok=True)
     _remember_run(out, recipe, seed, precision, photographs)
@@ -138,6 +140,16 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
     finally:  # whoever builds a model next in this process wants no bfloat16
         keras.mixed_precision.set_global_policy(before)
     return out / "best.keras"
+
+
+def _training_data(data: Path, leave_out: str | None) -> list[Photograph]:
+    photographs = read_dataset(data)
+    sources = sorted({p.source for p in photographs})
+    if leave_out is None:
+        return photographs
+    if leave_out not in sources or len(sources) == 1:
+        raise DatasetError(f"{data} has the sources {', '.join(sources)}: leave out one of several")
+    return [p for p in photographs if p.source != leave_out]
 
 
 def _remember_run(
@@ -180,7 +192,7 @@ class _Run:
                 raise DatasetError(
                     f"no photograph is in the split `{split}`: mark some, or add more"
                 )
-        self.shares = _sampling_shares(self.training, recipe.balance)
+        self.shares = _sampling_shares(self.training, recipe.balance, recipe.class_balance)
         self.specimens: dict[int, Specimen] = {}
         self.inputs = np.stack([load_input(p.path) for p in self.validation])
         self.state = self._resume()
@@ -395,14 +407,16 @@ class _Average:
         aside.replace(path)
 
 
-def _sampling_shares(photographs: Sequence[Photograph], balance: float) -> NDArray[np.float64]:
+def _sampling_shares(
+    photographs: Sequence[Photograph], balance: float, class_balance: float
+) -> NDArray[np.float64]:
     sources = np.array([p.source for p in photographs])
     kinds = np.array([f"{p.source}/{p.label}" for p in photographs])
     shares = np.ones(len(photographs))
     for source in set(sources):
         inside = sources == source
         for kind in set(kinds[inside]):
-            shares[kinds == kind] = (kinds == kind).sum() ** (balance - 1)
+            shares[kinds == kind] = (kinds == kind).sum() ** (class_balance - 1)
         shares[inside] *= inside.sum() ** balance / shares[inside].sum()
     return np.asarray(shares / shares.sum())
 

@@ -68,7 +68,7 @@ def heatmap_json(heatmap: Heatmap, options: Options) -> Json:
         "kind": options.heatmap,
         "explained_class": heatmap.explained_class,
         "resolution": options.resolution,
-        "method": "LayerCAM" if options.resolution == "fine" else "GradCAM",
+        "method": "HiResCAM x LayerCAM" if options.resolution == "fine" else "GradCAM",
         "flat": not heatmap.cells.any(),
     }
     if heatmap.picture is None or heatmap.encoded is None:

@@ -145,14 +145,14 @@ def test_up_starts_everything_and_stops_it(version, tmp_path):
 async def test_photographs_are_answered_as_well_as_the_card_says(
     photographs, server, aiohttp_client
 ):
-    """Forty unseen photographs of each class, as a client sends them, through the service.
+    """Fifty unseen photographs of each class, as a client sends them, through the service.
 
-    The bound is what 160 draws at the card's accuracy fall below once in a thousand.
+    The bound is what 200 draws at the card's accuracy fall below once in a thousand.
     """
     from export.dataset import read_dataset, select
 
     test = [p for p in select(read_dataset(photographs), "test") if p.source == "pbc"]
-    chosen = [p for label in range(4) for p in [q for q in test if q.label == label][:40]]
+    chosen = [p for label in range(4) for p in [q for q in test if q.label == label][:50]]
     client = await aiohttp_client(create_app(Settings(model_server=server)))
     right = 0
     for photograph in chosen:

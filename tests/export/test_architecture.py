@@ -11,6 +11,7 @@ import pytest
 from export.architecture import (
     FINE_CONVOLUTION,
     LAST_CONVOLUTION,
+    MIDDLE_CONVOLUTION,
     PARAMETERS,
     WEIGHT_TENSORS,
     build_model,
@@ -48,6 +49,7 @@ def test_it_has_the_parameters_counted_by_hand(model: keras.Model) -> None:
         ("conv1", (73, 73, 128)),
         ("pool5", (36, 36, 256)),
         (FINE_CONVOLUTION, (CAM_FINE_SIZE, CAM_FINE_SIZE, 512)),
+        (MIDDLE_CONVOLUTION, (CAM_FINE_SIZE // 2, CAM_FINE_SIZE // 2, 512)),
         (LAST_CONVOLUTION, (CAM_SIZE, CAM_SIZE, 512)),
         ("global_pool", (512,)),
         ("dense2", (1024,)),

@@ -70,13 +70,14 @@ def splits_of(photographs: list[Photograph]) -> dict[str, set[str]]:
 
 
 def test_a_manifest_says_everything(tmp_path: Path) -> None:
-    """Label, source, split, group and the first box are the row's."""
+    """Label, source, split, group and every box are the row's."""
     rows = [*rows_of("pbc", "train"), *rows_of("pbc", "val"), *rows_of("pbc", "test")]
     rows[3] |= {"group": "cell 9", "wbc_boxes": "42 183 277 381;1 2 3 4"}
     found = read_dataset(write_manifest(tmp_path, rows))
     assert found[3] == Photograph(
-        tmp_path / rows[3]["path"], 3, "pbc", "train", "cell 9", (42, 183, 277, 381)
+        tmp_path / rows[3]["path"], 3, "pbc", "train", "cell 9", ((42, 183, 277, 381), (1, 2, 3, 4))
     )
+    assert found[3].box == (42, 183, 277, 381)
     assert found[0].box is None
     assert Counter(p.split for p in found) == {"train": 4, "val": 4, "test": 4}
     assert [p.label for p in select(found, "val")] == [0, 1, 2, 3]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from export.gradcam import Network, classify, explain, gradcam, layercam
+from export.gradcam import Network, classify, explain, focused, gradcam, hirescam, layercam, slopes
 from gateway import contract
 
 
@@ -45,15 +45,37 @@ def test_layercam_weighs_each_place_by_its_own_gradient() -> None:
     assert layercam(features, gradients).numpy().tolist() == [[[4, 3], [2, 0]]]
 
 
-@pytest.mark.parametrize("method", [gradcam, layercam])
+def test_hirescam_subtracts_what_speaks_against_the_class() -> None:
+    """The same again: negative gradients count too, and what is negative in sum is 0."""
+    features = np.zeros((1, 2, 2, 2), np.float32)
+    features[0, :, :, 0] = [[2, 4], [6, 8]]
+    features[0, :, :, 1] = [[0, 1], [4, -5]]
+    gradients = np.zeros((1, 2, 2, 2), np.float32)
+    gradients[0, :, :, 0] = [[2, -1], [0, 1]]
+    gradients[0, :, :, 1] = [[3, 3], [0.5, 1]]
+    assert hirescam(features, gradients).numpy().tolist() == [[[4, 0], [2, 3]]]
+
+
+def test_focusing_keeps_what_both_maps_find() -> None:
+    """Each later cell lies over two by two finer ones, with a slope between: 1 to 0 is 1, 3/4,
+    1/4, 0.
+    """
+    fine = np.full((1, 4, 4), 8.0, np.float32)
+    fine[0, 0] = 0
+    found = focused(fine, np.array([[[1, 0], [1, 0]]], np.float32)).numpy()
+    assert found.tolist() == [[[0, 0, 0, 0], [8, 6, 2, 0], [8, 6, 2, 0], [8, 6, 2, 0]]]
+
+
+@pytest.mark.parametrize("method", [gradcam, layercam, hirescam])
 def test_maps_agree_with_numpy(method) -> None:
-    """On random arrays both are what the equations say, worked out with NumPy."""
+    """On random arrays all are what the equations say, worked out with NumPy."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((2, 3, 4, 5)).astype(np.float32)
     gradients = rng.standard_normal((2, 3, 4, 5)).astype(np.float32)
     expected = {
         gradcam: (features * gradients.mean((1, 2), keepdims=True)).sum(-1).clip(0),
         layercam: (features * gradients.clip(0)).sum(-1).clip(0),
+        hirescam: (features * gradients).sum(-1).clip(0),
     }[method]
     np.testing.assert_allclose(method(features, gradients), expected, atol=1e-5)
     assert 0 < (expected > 0).mean() < 1
@@ -87,6 +109,15 @@ def test_gradients_are_those_worked_out_by_hand(tiny_network, images) -> None:
         np.testing.assert_allclose(found[contract.GRADIENTS][row], expected, atol=1e-7)
     cam = (found[contract.CONV_FEATURES] * found[contract.GRADIENTS]).sum(-1).clip(0)
     np.testing.assert_allclose(found[contract.CAM], cam, atol=1e-6)
+
+
+def test_the_fine_map_is_focused_by_the_middle_one(tiny_network, images) -> None:
+    """HiResCAM of the first cut times LayerCAM of the second."""
+    found = explained(tiny_network, images, [2, 0, 3])
+    seen = slopes(tiny_network, tf.constant(images), tf.constant([2, 0, 3]))
+    maps = hirescam(seen.fine, seen.fine_gradients), layercam(seen.middle, seen.middle_gradients)
+    assert [tuple(cam.shape) for cam in maps] == [(3, 18, 18), (3, 9, 9)]
+    np.testing.assert_allclose(found[contract.CAM_FINE], focused(*maps), rtol=1e-5)
 
 
 def test_rows_are_independent(tiny_network, images) -> None:

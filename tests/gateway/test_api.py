@@ -152,7 +152,7 @@ async def test_a_familiar_photograph_is_answered(client, jpeg):
 
 async def test_a_grid_is_the_map_itself(client, jpeg):
     """heatmap=grid answers with the cells, their method and where they lie."""
-    for resolution, size, method in (("fine", 18, "LayerCAM"), ("coarse", 4, "GradCAM")):
+    for resolution, size, method in (("fine", 18, "HiResCAM x LayerCAM"), ("coarse", 4, "GradCAM")):
         query = {"heatmap": "grid", "resolution": resolution}
         body = await (await client.post("/v1/classify", data=form(jpeg), params=query)).json()
         cells = np.array(body["heatmap"]["cells"])
