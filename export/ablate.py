@@ -127,8 +127,9 @@ def _table(out: Path, sources: Sequence[str]) -> dict[str, Any]:
                     ]
                 )
     about = (
-        f"Short runs ({_samples()} photographs drawn each, one seed), each on one laboratory's "
-        "photographs alone and measured on the other's, which it has never seen."
+        f"Short runs of one seed ({_samples(SHORT)} photographs drawn; "
+        f"{_samples(VARIATIONS['whole frames only'])} of whole frames only), each without one "
+        "laboratory, and measured on it."
     )
     return {"about": about, "columns": list(_COLUMNS), "rows": rows}
 
@@ -137,8 +138,8 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _samples() -> int:
-    return sum(stage.epochs for stage in SHORT.stages) * (SHORT.samples_per_epoch or 0)
+def _samples(recipe: Recipe) -> int:
+    return sum(stage.epochs for stage in recipe.stages) * (recipe.samples_per_epoch or 0)
 
 
 def _percent(figure: Mapping[str, Any]) -> str:

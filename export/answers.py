@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -21,6 +22,7 @@ from export.gradcam import Network, classify
 from gateway import contract
 
 _BATCH = 32
+_TERMINAL = Console(stderr=True)  # standard output is for figures
 _TIMEOUT = 60.0  # seconds; a whole batch on a busy laptop
 _CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
@@ -61,6 +63,8 @@ def from_server(address: str, photographs: Sequence[Photograph]) -> Answers:
                     f"the model server at {address} does not answer: "
                     f"{error.code().name}: {error.details()}"
                 ) from error
+            if contract.LOGITS not in response.outputs:
+                raise ServerError(f"the model at {address} is another: it gives no logits")
             return {name: tf.make_ndarray(output) for name, output in response.outputs.items()}
 
         return _answers(ask, photographs)
@@ -94,5 +98,7 @@ def _answers(
 
 
 def _batches(photographs: Sequence[Photograph], title: str) -> Iterator[NDArray[np.uint8]]:
-    for start in track(range(0, len(photographs), _BATCH), title, transient=True):
+    for start in track(
+        range(0, len(photographs), _BATCH), title, transient=True, console=_TERMINAL
+    ):
         yield np.stack([load_input(p.path) for p in photographs[start : start + _BATCH]])

@@ -10,7 +10,7 @@ Then the camera: focus, noise and JPEG.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +48,13 @@ class Strength:
 
     def times(self, amount: float) -> Strength:
         """Return this strength, weakened to ``amount`` of it (0 to 1)."""
-        return Strength(
-            smallest=self.smallest**amount,
-            largest=self.largest**amount,
-            **{
-                name: amount * getattr(self, name)
-                for name in ("stretch", "stain", "mixing", "background", "grey", "blur")
-            },
-            noise=amount * self.noise,
-            jpeg=amount * self.jpeg,
-            graded=False,
-        )
+        weakened = {
+            field.name: amount * getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("smallest", "largest", "graded")
+        }
+        smallest, largest = self.smallest**amount, self.largest**amount
+        return replace(self, smallest=smallest, largest=largest, graded=False, **weakened)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The model card for people (Mitchell et al., FAT* 2019): the same figures, as Markdown. Pure."""
+"""The model card for people (Mitchell et al., FAT* 2019): the same figures, as Markdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_markdown(card: Card) -> str:
 def _lines(card: Card) -> Iterator[str]:
     yield f"# Model card: {card['name']}"
     yield ""
-    yield "Written by `python -m export release` from `model_card.json`; do not edit."
+    yield "Written from `model_card.json`, with it, by `python -m export`; do not edit."
     yield ""
     yield card["purpose"]
     yield ""
@@ -119,7 +119,7 @@ def _accuracy(card: Card) -> Iterator[str]:
     yield "The last columns count what the class's photographs were predicted to be."
     yield ""
     for figure in ("confusion", "classes", "roc"):
-        yield from _figure(figure)
+        yield from _figure(card, figure)
 
 
 def _calibration(card: Card) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _calibration(card: Card) -> Iterator[str]:
             for name, pair in calibration["reliability"].items()
         ],
     )
-    yield from _figure("reliability")
+    yield from _figure(card, "reliability")
 
 
 def _abstaining(card: Card) -> Iterator[str]:
@@ -169,7 +169,7 @@ def _abstaining(card: Card) -> Iterator[str]:
                 for kind, row in found["kinds"].items()
             ],
         )
-    yield from _figure("familiarity")
+    yield from _figure(card, "familiarity")
 
 
 def _trust(trust: dict[str, Any]) -> Iterator[str]:
@@ -225,7 +225,9 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _figure(name: str) -> Iterator[str]:
+def _figure(card: Card, name: str) -> Iterator[str]:
+    if name not in card["figures"]:
+        return
     yield f"![{FIGURES[name]}](figures/{name}.png)"
     yield ""
 

@@ -134,8 +134,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     answers, others = ask(asked), ask(read_others(given.data))
     temperature = report.refit_temperature(answers)
     chosen = answers.where(lambda p: p.split == given.split)
-    trained = {p.group for p in photographs if p.split == "train"}
-    evaluation = report.evaluate(chosen, others, trained, temperature)
+    trained = {p.cell for p in photographs if p.split == "train"}
+    evaluation = report.evaluate(chosen, others, trained, temperature, applied=False)
     print(json.dumps(evaluation, indent=2) if given.json else report.as_text(evaluation))
     if given.out:
         written = figures.draw(evaluation, chosen, others, given.out)
@@ -162,18 +162,21 @@ def _network(weights: Path) -> Network:
     """The network of a file of weights; with its familiarity, where that lies beside it."""
     from export.familiarity import Familiarity
     from export.gradcam import Network
-    from export.release import FAMILIARITY_NAME
+    from export.release import FAMILIARITY_NAME, ReleaseError, card_of
     from export.weights import load_weights
 
     model = load_weights(weights)
-    beside = weights.with_name(FAMILIARITY_NAME)
-    return Network.of(model, Familiarity.load(beside) if beside.is_file() else None)
+    try:
+        card_of(weights)
+    except ReleaseError:  # weights in the making: what lies beside them may be others'
+        return Network.of(model)
+    return Network.of(model, Familiarity.load(weights.with_name(FAMILIARITY_NAME)))
 
 
 def _trust(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.dataset import read_dataset
-    from export.release import add_to_card
+    from export.release import card_of, write_card
     from export.trust import trust
     from export.trust_report import table, write, write_figure
     from export.weights import load_weights
@@ -182,13 +185,14 @@ def _trust(given: argparse.Namespace) -> int:
     photographs = [p for p in read_dataset(given.data) if p.split in splits]
     if not photographs:
         raise ValueError(f"no photograph in {given.data} is in the split `{'`, `'.join(splits)}`")
+    card = card_of(given.weights) if given.card else None
     report = trust(load_weights(given.weights), photographs, given.photographs)
     print(table(report))
     if given.out:
         write(report, given.out)
-    if given.card:
-        add_to_card(given.weights, "explanation_trust", report)
+    if card:
         write_figure(report, given.weights.with_name("figures") / "trust.png")
+        write_card(card | {"explanation_trust": report}, given.weights.parent)
     return 0
 
 
@@ -206,16 +210,17 @@ def _release(given: argparse.Namespace) -> int:
 def _ablate(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.ablate import VARIATIONS, ablate
-    from export.release import add_to_card
+    from export.release import card_of, write_card
 
     unknown = sorted(set(given.only) - set(VARIATIONS))
     if unknown:
         raise ValueError(
             f"no variation is called {', '.join(unknown)}; there are {', '.join(VARIATIONS)}"
         )
+    card = card_of(given.card) if given.card else None
     table = ablate(given.data, given.out, given.only or list(VARIATIONS), given.seed)
-    if given.card:
-        add_to_card(given.card, "ablation", table)
+    if card:
+        write_card(card | {"ablation": table}, given.card.parent)
     print(table["about"])
     for row in (table["columns"], *table["rows"]):
         print("  ".join(f"{cell:<24}" for cell in row).rstrip())
@@ -269,7 +274,9 @@ def _card_beside(weights: Path) -> dict[str, Any]:
             )
     card: dict[str, Any] = json.loads(path.read_text("utf-8"))
     if "familiarity_sha256" not in card.get("weights", {}):
-        raise ValueError(f"{path} describes no weights: write it with `python -m export release`")
+        raise ValueError(
+            f"{path} does not say what is familiar: write it with `python -m export release`"
+        )
     return card
 
 

@@ -23,8 +23,11 @@ from PIL import Image, ImageOps
 from gateway.contract import CLASSES, INPUT_SIZE, RESIZE_FILTER
 
 Box = tuple[int, int, int, int]
+Cell = tuple[str, str]
 
 SPLITS = ("train", "val", "test")
+OTHER = "other"
+"""The split of cells that are of none of the classes."""
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 NONE_OF_THESE = -1
 """The label of a cell that is of none of the classes."""
@@ -55,6 +58,11 @@ class Photograph:
     kind: str = ""
 
     @property
+    def cell(self) -> Cell:
+        """Source and group: photographs of one cell have it in common, and no others."""
+        return self.source, self.group
+
+    @property
     def box(self) -> Box | None:
         """The first white cell's."""
         return self.boxes[0] if self.boxes else None
@@ -69,7 +77,7 @@ def read_dataset(root: Path) -> list[Photograph]:
     """
     manifest = root / "manifest.csv"
     if manifest.is_file():
-        photographs = _read_manifest(manifest)
+        photographs = [p for p in _read_manifest(manifest) if p.split != OTHER]
     elif root.is_dir():
         photographs = _read_class_folders(root)
     else:
@@ -80,23 +88,13 @@ def read_dataset(root: Path) -> list[Photograph]:
 
 
 def read_others(root: Path) -> list[Photograph]:
-    """List what the manifest marks ``other``: cells of other kinds, to test abstaining with."""
+    """List what the manifest marks ``other``: cells of other kinds, to test abstaining with.
+
+    Raises:
+        DatasetError: as ``read_dataset`` does.
+    """
     manifest = root / "manifest.csv"
-    if not manifest.is_file():
-        return []
-    with manifest.open(newline="", encoding="utf-8-sig") as rows:
-        return [
-            Photograph(
-                root / row["path"],
-                NONE_OF_THESE,
-                row["source"],
-                "other",
-                row["group"] or row["path"],
-                kind=row["label"],
-            )
-            for row in csv.DictReader(rows)
-            if row["split"] == "other" and (root / row["path"]).is_file()
-        ]
+    return select(_read_manifest(manifest), "other") if manifest.is_file() else []
 
 
 def select(photographs: Iterable[Photograph], split: str) -> list[Photograph]:
@@ -108,10 +106,13 @@ def load_upright(path: Path) -> Image.Image:
     """Decode one photograph to upright RGB, as the gateway does; transparency is laid on white.
 
     Raises:
-        OSError: the file is missing, truncated or no picture.
+        DatasetError: the file is missing, truncated or no picture; the message names it.
     """
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture)
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: {error}") from error  # what Pillow raises on bad files
     if upright.mode.startswith("I;16"):  # grey; Pillow's own conversion clips
         return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
     if upright.has_transparency_data:
@@ -144,8 +145,8 @@ def refuse_unreadable(photographs: Sequence[Photograph]) -> None:
     def problem(photograph: Photograph) -> str | None:
         try:
             load_upright(photograph.path)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bad files
-            return f"{photograph.path}: {error}"
+        except DatasetError as error:
+            return str(error)
         return None
 
     with ThreadPoolExecutor() as pool:
@@ -162,29 +163,40 @@ def _read_manifest(manifest: Path) -> list[Photograph]:
         if missing:
             raise DatasetError(f"{manifest} lacks the columns {', '.join(sorted(missing))}")
         for row in reader:
-            if row["split"] == "other":
-                continue  # cells of other kinds, kept in the manifest for tests of abstaining
-            path = manifest.parent / row["path"]
-            if row["split"] not in SPLITS:
-                problems.append(f"{row['path']}: split {row['split']!r} is not one of {SPLITS}")
-            elif row["label"] not in CLASSES:
-                problems.append(f"{row['path']}: label {row['label']!r} is not one of {CLASSES}")
-            elif not path.is_file():
-                problems.append(f"{row['path']}: no such file")
+            problem = _problem(row, manifest.parent)
+            if problem:
+                problems.append(f"{row['path']}: {problem}")
             else:
-                photographs.append(
-                    Photograph(
-                        path,
-                        CLASSES.index(row["label"]),
-                        row["source"],
-                        row["split"],
-                        row["group"] or row["path"],
-                        _boxes(row.get("wbc_boxes") or ""),
-                    )
-                )
+                photographs.append(_photograph(row, manifest.parent))
     if problems:
         raise DatasetError(_listing(f"rows of {manifest} that cannot be used", problems))
     return photographs
+
+
+def _problem(row: dict[str, str], root: Path) -> str | None:
+    if row["split"] not in (*SPLITS, OTHER):
+        return f"split {row['split']!r} is not one of {(*SPLITS, OTHER)}"
+    if row["split"] != OTHER and row["label"] not in CLASSES:
+        return f"label {row['label']!r} is not one of {CLASSES}"
+    if not (root / row["path"]).is_file():
+        return "no such file"
+    try:
+        _boxes(row.get("wbc_boxes") or "")
+    except ValueError:
+        return f"wbc_boxes {row['wbc_boxes']!r} is no `xmin ymin xmax ymax`, `;` between boxes"
+    return None
+
+
+def _photograph(row: dict[str, str], root: Path) -> Photograph:
+    return Photograph(
+        root / row["path"],
+        NONE_OF_THESE if row["split"] == OTHER else CLASSES.index(row["label"]),
+        row["source"],
+        row["split"],
+        row["group"] or row["path"],
+        _boxes(row.get("wbc_boxes") or ""),
+        kind=row["label"],
+    )
 
 
 def _boxes(text: str) -> tuple[Box, ...]:

@@ -1,7 +1,9 @@
 """How often the model is right, how sure of that one can be, and whether its confidence is honest.
 
 Intervals are 95 % percentile bootstrap intervals (Efron & Tibshirani 1993), resampling groups:
-photographs of one cell are one observation, not several. Pure functions of a model's answers.
+photographs of one cell are one observation, not several. Where all of them agree, resampling
+knows no doubt; those intervals are exact ones of the groups (Clopper & Pearson 1934). Pure
+functions of a model's answers.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.dataset import NONE_OF_THESE, Photograph
+from export.dataset import NONE_OF_THESE, Cell, Photograph
 from gateway.contract import CLASSES, FAMILIAR_UP_TO
 
 _BINS = 15
@@ -36,7 +38,7 @@ class Answers:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The true classes, int64 [N]."""
-        return np.array([photograph.label for photograph in self.photographs])
+        return np.array([photograph.label for photograph in self.photographs], np.int64)
 
     def where(self, chosen: Callable[[Photograph], bool]) -> Answers:
         """Return the answers for some of the photographs."""
@@ -47,6 +49,10 @@ class Answers:
             self.unfamiliarity[rows] if len(self.unfamiliarity) else self.unfamiliarity,
         )
 
+    def divided_by(self, temperature: float) -> Answers:
+        """Return the answers with their logits divided."""
+        return Answers(self.photographs, self.logits / temperature, self.unfamiliarity)
+
     def of(self, source: str, split: str) -> Answers:
         """Return the answers for one split of one source."""
         return self.where(lambda p: (p.source, p.split) == (source, split))
@@ -55,19 +61,30 @@ class Answers:
 def measure(answers: Answers, seed: int = 0) -> dict[str, Any]:
     """Measure accuracy, precision, recall, F1, ROC AUC and confusion, all with intervals, and ECE.
 
+    Raises:
+        ValueError: there are no answers.
+
     A figure is ``{"value", "interval_95"}``; null where there is nothing to divide by. The
     macro figures are means over the classes that occur; one never predicted has precision 0.
     """
-    labels = answers.labels
+    labels, predicted = answers.labels, answers.logits.argmax(1)
+    if not len(labels):
+        raise ValueError("there is no photograph to measure on")
     point = _figures(answers, np.ones((1, len(labels))))
     drawn = _figures(answers, _resampled(answers, seed))
+    cells = _cells(answers)
 
     def figure(name: str, *index: int) -> dict[str, Any]:
+        value = float(np.moveaxis(point[name], 0, -1)[index][0])
         values = np.moveaxis(drawn[name], 0, -1)[index]
-        return {
-            "value": _rounded(float(np.moveaxis(point[name], 0, -1)[index][0])),
-            "interval_95": [_rounded(_percentile(values, edge)) for edge in (2.5, 97.5)],
-        }
+        if value in (0, 1) and name in ("accuracy", "precision", "recall", "shares"):
+            among = np.ones_like(labels, np.bool_)
+            if index:
+                among = (predicted if name == "precision" else labels) == index[0]
+            edges = _exact(value, len(np.unique(cells[among])))
+        else:
+            edges = (_percentile(values, 2.5), _percentile(values, 97.5))
+        return {"value": _rounded(value), "interval_95": [_rounded(edge) for edge in edges]}
 
     classes = range(len(CLASSES))
     per_class = ("precision", "recall", "f1", "roc_auc")
@@ -79,7 +96,7 @@ def measure(answers: Answers, seed: int = 0) -> dict[str, Any]:
             | {name: figure(name, label) for name in per_class}
             for label in classes
         },
-        "confusion_matrix": confusion_matrix(labels, answers.logits.argmax(1)).tolist(),
+        "confusion_matrix": confusion_matrix(labels, predicted).tolist(),
         "confusion_shares": [
             [figure("shares", true, said) for said in classes] for true in classes
         ],
@@ -181,7 +198,7 @@ def expected_calibration_error(logits: Floats, labels: NDArray[np.int64]) -> flo
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """The T that makes softmax(logits / T) likeliest (Guo et al. 2017), to three digits."""
+    """The T that makes softmax(logits / T) likeliest (Guo et al. 2017), to three decimals."""
     low, high = np.log(0.05), np.log(20.0)
     for _ in range(6):  # the likelihood has one peak in T: narrow a grid round it
         grid = np.linspace(low, high, 21)
@@ -208,10 +225,17 @@ def _negative_log_likelihood(logits: Floats, labels: NDArray[np.int64]) -> float
 
 def _resampled(answers: Answers, seed: int) -> Floats:
     """How often each resample draws each photograph: [resamples, N], all of a group alike."""
-    names, groups = np.unique([p.group for p in answers.photographs], return_inverse=True)
+    groups = _cells(answers)
+    names = np.unique(groups)
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
     return times[:, groups].astype(float)
+
+
+def _cells(answers: Answers) -> NDArray[np.int64]:
+    """A number for each photograph, the same for all of one cell."""
+    numbers: dict[Cell, int] = {}
+    return np.array([numbers.setdefault(p.cell, len(numbers)) for p in answers.photographs])
 
 
 def _figures(answers: Answers, weights: Floats) -> dict[str, Floats]:
@@ -253,6 +277,12 @@ def _roc_auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Fl
     with np.errstate(invalid="ignore", divide="ignore"):
         area = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
     return np.asarray(area)
+
+
+def _exact(value: float, count: int) -> tuple[float, float]:
+    """Clopper's and Pearson's limits of a share that is 0 or 1 of ``count``."""
+    widest = 0.025 ** (1 / count)
+    return (widest, 1.0) if value == 1 else (0.0, 1 - widest)
 
 
 def _percentile(values: Floats, edge: float) -> float:

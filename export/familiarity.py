@@ -13,6 +13,7 @@ it, and no threshold has to travel with it.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,20 +51,18 @@ class Familiarity(NamedTuple):
         """
         unit, source, label = _unit(features), np.array(sources), np.array(labels)
         names, classes = np.unique(source), np.unique(label)
-        axes = min(axes, unit.shape[1] - 1)
+        # half as many axes as the smallest source has photographs: the rest need a variance too
+        axes = max(
+            1, min(axes, unit.shape[1] - 1, np.unique(source, return_counts=True)[1].min() // 2)
+        )
         parts = []
         for name in names:
-            chosen = source == name
-            # a class that a source lacks gets the mean of them all, which is nobody's nearest
-            means = np.stack(
-                [
-                    unit[chosen & (label == c)].mean(0)
-                    if (chosen & (label == c)).any()
-                    else unit[chosen].mean(0)
-                    for c in classes
-                ]
-            )
-            scatter = unit[chosen] - means[np.searchsorted(classes, label[chosen])]
+            own = {c: unit[(source == name) & (label == c)] for c in classes}
+            known = {c: features.mean(0) for c, features in own.items() if len(features)}
+            scatter = np.concatenate([own[c] - mean for c, mean in known.items()])
+            # a class that a source lacks has another's mean twice, which changes no minimum
+            any_mean = next(iter(known.values()))
+            means = np.stack([known.get(c, any_mean) for c in classes])
             parts.append((means, *_principal(scatter, axes)))
         means, directions, along, other = (
             np.stack(arrays).astype(np.float32) for arrays in zip(*parts, strict=True)
@@ -87,11 +86,14 @@ class Familiarity(NamedTuple):
         Raises:
             OSError, ValueError: there is no such file, or it is another's.
         """
-        with np.load(path, allow_pickle=False) as stored:
-            missing = set(cls._fields) - set(stored.files)
-            if missing:
-                raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-            return cls(*(stored[name] for name in cls._fields))
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                missing = set(cls._fields) - set(stored.files)
+                if missing:
+                    raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+                return cls(*(stored[name] for name in cls._fields))
+        except (zipfile.BadZipFile, EOFError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged, or no familiarity: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` of the fields."""
@@ -104,7 +106,7 @@ def unfamiliarity(hidden: tf.Tensor, familiarity: Familiarity) -> tf.Tensor:
     away = unit[:, tf.newaxis, tf.newaxis] - familiarity.means
     along = tf.einsum("nskd,sda->nska", away, familiarity.axes)
     # the part along no axis is what the axes leave of the squared length
-    rest = tf.reduce_sum(away**2, 3) - tf.reduce_sum(along**2, 3)
+    rest = tf.maximum(tf.reduce_sum(away**2, 3) - tf.reduce_sum(along**2, 3), 0)
     squared = (
         tf.einsum("nska,sa->nsk", along**2, familiarity.precisions)
         + rest * familiarity.other_precisions[:, np.newaxis]
@@ -115,7 +117,8 @@ def unfamiliarity(hidden: tf.Tensor, familiarity: Familiarity) -> tf.Tensor:
 def _principal(scatter: Floats, axes: int) -> tuple[Floats, Floats, Floats]:
     """The axes of [N, D] with most variance, the precisions along them, and along the rest."""
     variances, directions = np.linalg.eigh(scatter.T @ scatter / len(scatter))  # ascending
-    other = max(float(variances[:-axes].mean()), 1e-12)
+    # floored: few photographs lie in few dimensions, and nothing varies by exactly nothing
+    other = max(float(variances[:-axes].mean()), 1e-3 * float(variances.mean()), 1e-12)
     along = np.maximum(variances[-axes:], other)
     return directions[:, -axes:], 1 / along, np.array(1 / other)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 _EXPORT = Path(__file__).parent
 _SOURCES = (
-    *(_EXPORT / f"{name}.py" for name in ("architecture", "gradcam", "saved_model", "warmup")),
+    *(
+        _EXPORT / f"{name}.py"
+        for name in ("architecture", "familiarity", "gradcam", "saved_model", "warmup")
+    ),
     _EXPORT.parent / "gateway" / "contract.py",
 )
 

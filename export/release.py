@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -22,10 +23,12 @@ import numpy as np
 from export import answers, card, figures, report
 from export.architecture import PARAMETERS
 from export.atomic import write_text
-from export.dataset import Photograph, read_dataset, read_others, select
-from export.evaluate import Answers, fit_temperature, measure
+from export.dataset import Photograph, read_dataset, read_others, refuse_unreadable, select
+from export.evaluate import Answers, measure
 from export.familiarity import Familiarity
 from export.gradcam import Network
+from export.sources import BCCD, PBC
+from export.train import data_digest
 from export.weights import load_weights, save_weights, sha256
 from gateway import contract
 
@@ -39,23 +42,15 @@ READABLE_CARD_NAME = "MODEL_CARD.md"
 TURNED_AWAY = 0.02
 """Share of validation's photographs that count as unfamiliar: where familiar ends."""
 
-_SOURCES = {
-    "pbc": {
-        "citation": "A. Acevedo et al., A dataset of microscopic peripheral blood cell images "
-        "for development of automatic recognition systems, Data in Brief 30 (2020) 105474",
-        "licence": "CC BY 4.0",
-        "limitation": "PBC names no patients, so its split is by photograph, not by patient.",
-    },
-    "bccd": {
-        "citation": "Shenggan/BCCD_Dataset",
-        "licence": "MIT",
-        "limitation": "BCCD's labels are noisy: 40 of its 88 eosinophils look like neutrophils.",
-    },
+_LIMITATIONS = {
+    "pbc": "PBC names no patients, so its split is by photograph, not by patient.",
+    "bccd": "BCCD's labels are noisy: about 40 of its 88 eosinophils show no red granules and "
+    "look like neutrophils.",
 }
 
 
 class ReleaseError(ValueError):
-    """The weights are not worth releasing; the message says why."""
+    """The weights cannot be released, or are not worth it; the message says why."""
 
 
 def calibrate(model: keras.Model, temperature: float) -> None:
@@ -71,45 +66,71 @@ def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
         The model card.
 
     Raises:
-        ReleaseError: the network does no better than always naming the commonest class.
+        ReleaseError: the run left a source out, was trained on other data, is not whole, or does
+            no better than always naming the commonest class.
         WeightsError, DatasetError: the run or the data cannot be read.
     """
-    model = load_weights(run / "best.keras")
+    described = _described(run)
     photographs = read_dataset(data)
+    _refuse_other_data(described["training"], photographs, data)
+    refuse_unreadable(photographs)
+    model = load_weights(run / "best.keras")
     training = select(photographs, "train")
-    held_out = [p for p in photographs if p.split != "train"]
-    network = Network.of(model)
-    familiarity = learn_familiarity(network, training, select(photographs, "val"))
+    familiarity = learn_familiarity(Network.of(model), training, select(photographs, "val"))
     network = Network.of(model, familiarity)
-    found = answers.from_network(network, held_out)
+    held_out = answers.from_network(network, [p for p in photographs if p.split != "train"])
     others = answers.from_network(network, read_others(data))
-    validation = found.where(lambda p: p.split == "val")
-    refuse_chance(validation)
-    temperature = fit_temperature(validation.logits, validation.labels)
-    evaluation = report.evaluate(found, others, {p.group for p in training}, temperature)
+    refuse_chance(held_out.where(lambda p: p.split == "val"))
+    temperature = report.refit_temperature(held_out)
+    trained = {p.cell for p in training}
+    evaluation = report.evaluate(held_out, others, trained, temperature, applied=True)
     calibrate(model, temperature)
 
-    folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, known = (folder / f".new-{name}" for name in (target.name, FAMILIARITY_NAME))
-    save_weights(model, weights)
-    familiarity.save(known)
-    written = _described(run, sorted({p.source for p in photographs})) | evaluation
-    written["weights"] = {
-        "file": target.name,
-        "sha256": sha256(weights),
-        "familiarity_sha256": sha256(known),
-        "parameters": PARAMETERS,
-    }
-    calibrated = Answers(found.photographs, found.logits / temperature, found.unfamiliarity)
-    figures.draw(evaluation, calibrated, others, folder / "figures")
-    for name in ("history.csv", "history.png"):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, folder / name)
-    weights.replace(target)  # at the very end, so that a failure leaves the old set whole
-    known.replace(folder / FAMILIARITY_NAME)
-    write_card(written, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=target.parent) as staging:
+        made = Path(staging)
+        save_weights(model, made / target.name)
+        familiarity.save(made / FAMILIARITY_NAME)
+        drawn = figures.draw(evaluation, held_out.divided_by(temperature), others, made / "figures")
+        for name in ("history.csv", "history.png"):
+            if (run / name).is_file():
+                shutil.copyfile(run / name, made / name)
+        weights = {
+            "file": target.name,
+            "sha256": sha256(made / target.name),
+            "familiarity_sha256": sha256(made / FAMILIARITY_NAME),
+            "parameters": PARAMETERS,
+        }
+        sources = sorted({p.source for p in photographs})
+        written = described | _sourced(sources) | evaluation | {"weights": weights}
+        written["figures"] = [path.stem for path in drawn]
+        write_card(written, made)
+        _publish(made, target.parent)
     return written
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Move everything into place; the card with the digests last, so that no mix passes for a set.
+
+    Exporting checks the digests, and refuses where a stop has left old and new together.
+    """
+    (folder / "figures").mkdir(exist_ok=True)
+    for old in (folder / "figures").glob("*.png"):
+        old.unlink()
+    files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda path: path.name == CARD_NAME):
+        (made / name).replace(folder / name)
+
+
+def _refuse_other_data(
+    training: dict[str, Any], photographs: Sequence[Photograph], data: Path
+) -> None:
+    """What was measured on other data, or on another split of it, says nothing of this run."""
+    left_out = training["recipe"].get("leave_out")
+    if left_out:
+        raise ReleaseError(f"the run left {left_out} out: it is there to be measured on it")
+    if training["data_sha256"] != data_digest(photographs):
+        raise ReleaseError(f"{data} is not what the run was trained on, or is split otherwise")
 
 
 def write_card(written: dict[str, Any], folder: Path) -> None:
@@ -118,17 +139,20 @@ def write_card(written: dict[str, Any], folder: Path) -> None:
     write_text(folder / READABLE_CARD_NAME, card.as_markdown(written))
 
 
-def add_to_card(weights: Path, part: str, found: dict[str, Any]) -> None:
-    """Put what was measured later into the card beside ``weights``.
+def card_of(weights: Path) -> dict[str, Any]:
+    """Read the card beside ``weights``.
 
     Raises:
-        ReleaseError: the card describes other weights.
+        ReleaseError: there is none, or it describes other weights.
     """
     path = weights.with_name(CARD_NAME)
-    written = json.loads(path.read_text("utf-8"))
-    if written["weights"]["sha256"] != sha256(weights):
+    try:
+        written: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{path}: {error}; `python -m export release` writes one") from error
+    if written.get("weights", {}).get("sha256") != sha256(weights):
         raise ReleaseError(f"{path} describes other weights than {weights}")
-    write_card(written | {part: found}, weights.parent)
+    return written
 
 
 def learn_familiarity(
@@ -143,8 +167,13 @@ def learn_familiarity(
     return familiarity.turning_away(TURNED_AWAY, scores)
 
 
-def _described(run: Path, sources: Sequence[str]) -> dict[str, Any]:
+def _described(run: Path) -> dict[str, Any]:
     """What a card says before anything is measured: the model, its input, its training."""
+    try:
+        training = json.loads((run / "run.json").read_text("utf-8"))
+        progress = json.loads((run / "checkpoint/state.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{run} holds no run that `train` has left: {error}") from error
     return {
         "name": contract.MODEL_NAME,
         "purpose": "Tell four kinds of white blood cell apart in photographs of stained smears, "
@@ -157,9 +186,7 @@ def _described(run: Path, sources: Sequence[str]) -> dict[str, Any]:
             "resize_filter": contract.RESIZE_FILTER,
             "normalisation": "x / 127.5 - 1, inside the graph",
         },
-        "data": {source: _SOURCES.get(source, {"citation": source}) for source in sources},
-        "training": json.loads((run / "run.json").read_text())
-        | {"progress": json.loads((run / "checkpoint/state.json").read_text())},
+        "training": training | {"progress": progress},
         "explanation": {
             contract.CAM: "GradCAM of the last convolution, 4x4",
             contract.CAM_FINE: "HiResCAM of the 18x18 stage times LayerCAM of the 9x9 stage",
@@ -168,18 +195,32 @@ def _described(run: Path, sources: Sequence[str]) -> dict[str, Any]:
             contract.UNFAMILIARITY: "Mahalanobis distance of the last hidden features, scaled to "
             "length 1, to the nearest mean of a class in one source's training photographs, over "
             "its threshold",
-            "threshold": f"what {TURNED_AWAY:.0%} of the validation photographs exceed",
+            "threshold": f"at most {TURNED_AWAY:.0%} of the validation photographs exceed it",
         },
-        "limitations": [
-            "Four classes only: other cells that look familiar are answered as one of them.",
-            "Stains, cameras and scales other than those of its sources were never seen.",
-            *(_SOURCES[source]["limitation"] for source in sources if source in _SOURCES),
-        ],
         "versions": {
             "python": platform.python_version(),
             "keras": installed("keras"),
             "tensorflow": installed("tensorflow"),
         },
+    }
+
+
+def _sourced(sources: Sequence[str]) -> dict[str, Any]:
+    """What a card says of where the photographs came from, and of what they lack."""
+    published = {publisher.key: publisher for publisher in (PBC, BCCD)}
+    return {
+        "data": {
+            source: {"citation": published[source].citation, "licence": published[source].licence}
+            if source in published
+            else {"citation": source}
+            for source in sources
+        },
+        "limitations": [
+            "Four classes only: other cells that look familiar are answered as one of them.",
+            "How sure an answer is does not make the gateway abstain; only unfamiliarity does.",
+            "Stains, cameras and scales other than those of its sources were never seen.",
+            *(_LIMITATIONS[source] for source in sources if source in _LIMITATIONS),
+        ],
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from export.dataset import OTHER, Cell
 from export.evaluate import (
     Answers,
     fit_temperature,
@@ -17,50 +19,52 @@ Evaluation = dict[str, Any]
 
 
 def evaluate(
-    answers: Answers, others: Answers, trained: set[str], temperature: float
+    answers: Answers, others: Answers, trained: set[Cell], temperature: float, *, applied: bool
 ) -> Evaluation:
-    """Measure answers, whose logits are to be divided by ``temperature``.
+    """Measure answers, and what dividing their logits by ``temperature`` does to the confidence.
 
-    ``others`` shows no cell of the classes. ``trained`` holds the groups that training saw: a
-    split that cuts through some is measured without them as well.
+    Args:
+        answers: of photographs of the four classes.
+        others: of photographs that show no such cell; perhaps of none.
+        trained: the cells that training saw. A split that holds some is measured without as well.
+        temperature: see ``refit_temperature``.
+        applied: whether the figures are those after the division, or as the model gives them.
     """
-    calibrated = Answers(answers.photographs, answers.logits / temperature, answers.unfamiliarity)
-    parts = {
-        f"{source}/{split}": (source, split)
-        for source, split in sorted({(p.source, p.split) for p in answers.photographs})
-    }
+    given = answers.divided_by(temperature) if applied else answers
+    parts = sorted({(p.source, p.split) for p in answers.photographs})
     metrics = {}
-    for name, part in parts.items():
-        chosen = calibrated.of(*part)
-        metrics[name] = measure(chosen)
-        unseen = chosen.where(lambda p: p.group not in trained)
-        if part[1] != "train" and len(unseen.photographs) < len(chosen.photographs):
-            metrics[f"{name}, cells not in training"] = measure(unseen)
-    calibration = {
-        name: measure_calibration(answers.of(*part), temperature) for name, part in parts.items()
-    }
+    for source, split in parts:
+        chosen = given.of(source, split)
+        metrics[f"{source}/{split}"] = measure(chosen)
+        unseen = chosen.where(lambda p: p.cell not in trained)
+        if split != "train" and 0 < len(unseen.photographs) < len(chosen.photographs):
+            metrics[f"{source}/{split}, cells not in training"] = measure(unseen)
     evaluation: Evaluation = {
         "metrics": metrics,
-        "calibration": {"temperature": temperature, "reliability": calibration},
+        "calibration": {
+            "temperature": temperature,
+            "reliability": {
+                f"{source}/{split}": measure_calibration(answers.of(source, split), temperature)
+                for source, split in parts
+            },
+        },
     }
     if len(answers.unfamiliarity):
-        evaluation["familiarity"] = _familiarity(calibrated, others, temperature)
+        evaluation["familiarity"] = _familiarity(given, others, parts)
     return evaluation
 
 
-def _familiarity(answers: Answers, others: Answers, temperature: float) -> dict[str, Any]:
-    scaled = Answers(others.photographs, others.logits / temperature, others.unfamiliarity)
-    away = {
-        f"{source}/{split}": round(
-            float((answers.of(source, split).unfamiliarity > FAMILIAR_UP_TO).mean()), 4
-        )
-        for source, split in sorted({(p.source, p.split) for p in answers.photographs})
-    }
-    against = {
-        source: measure_familiarity(answers.of(source, "test"), scaled.of(source, "other"))
-        for source in sorted({p.source for p in others.photographs})
-        if answers.of(source, "test").photographs
-    }
+def _familiarity(
+    answers: Answers, others: Answers, parts: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    away = {}
+    against = {}
+    for source, split in parts:
+        known, unknown = answers.of(source, split), others.of(source, OTHER)
+        share = float((known.unfamiliarity > FAMILIAR_UP_TO).mean())
+        away[f"{source}/{split}"] = round(share, 4)
+        if unknown.photographs and split == "test":
+            against[source] = measure_familiarity(known, unknown)
     return {"turned_away": away, "test_against_other_cells": against}
 
 
@@ -79,7 +83,7 @@ def as_text(evaluation: Evaluation) -> str:
         before, after = (pair[when]["expected_calibration_error"] for when in ("before", "after"))
         blocks.append(f"{name}: expected calibration error {before:.4f} before, {after:.4f} after")
     temperature = evaluation["calibration"]["temperature"]
-    blocks.append(f"temperature {temperature:g}, fitted on validation alone")
+    blocks.append(f"before and after division by {temperature:g}, which validation asks for")
     if "familiarity" in evaluation:
         blocks.extend(_familiarity_lines(evaluation["familiarity"]))
     return "\n".join(blocks)

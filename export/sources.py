@@ -41,8 +41,6 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from xml.etree import ElementTree as ET
 
-from PIL import Image
-
 from export.dataset import PICTURE_SUFFIXES, SPLITS, DatasetError, load_upright, read_dataset
 from gateway.contract import CLASSES
 
@@ -282,8 +280,8 @@ def _receive(
         place.write_bytes(data)
         try:
             width, height = load_upright(place).size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace(f" {str(place)!r}", "")
+        except DatasetError as error:
+            reason = str(error.__cause__).replace(f" {str(place)!r}", "")
             unreadable.append(f"{member}: unreadable ({reason})")
         else:
             files[member] = _File(place, width, height, hashlib.sha256(data).hexdigest())

@@ -51,7 +51,8 @@ _STATISTICS_BATCHES = 12
 class Stage:
     """Some epochs at one window size.
 
-    The rate falls by a cosine from ``learning_rate`` to 2 % of it, or stays where it is.
+    The rate falls by a cosine from ``learning_rate`` to 2 % of it, or stays where it is. Several
+    stages of one window are warm restarts (Loshchilov & Hutter, ICLR 2017).
     """
 
     window: int
@@ -127,7 +128,7 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
         DatasetError: the data cannot be trained on, or ``out`` holds another run's checkpoint.
     """
     keras.utils.set_random_seed(seed)
-    photographs = _training_data(data, recipe.leave_out)
+    photographs = training_data(data, recipe.leave_out)
     refuse_unreadable(photographs)
     out.mkdir(parents=True, exist_ok=True)
     _remember_run(out, recipe, seed, precision, photographs)
@@ -142,7 +143,12 @@ def train(data: Path, out: Path, recipe: Recipe, seed: int, precision: str) -> P
     return out / "best.keras"
 
 
-def _training_data(data: Path, leave_out: str | None) -> list[Photograph]:
+def training_data(data: Path, leave_out: str | None) -> list[Photograph]:
+    """Read the photographs of a run, less those of the source that it leaves out.
+
+    Raises:
+        DatasetError: the data cannot be used, or has no such source beside others.
+    """
     photographs = read_dataset(data)
     sources = sorted({p.source for p in photographs})
     if leave_out is None:
@@ -160,7 +166,7 @@ def _remember_run(
         "recipe": asdict(recipe),
         "seed": seed,
         "precision": precision,
-        "data_sha256": _data_digest(photographs),
+        "data_sha256": data_digest(photographs),
         "photographs": {
             split: len(select(photographs, split)) for split in ("train", "val", "test")
         },
@@ -172,7 +178,7 @@ def _remember_run(
     write_text(path, json.dumps(run, indent=2))
 
 
-def _data_digest(photographs: Sequence[Photograph]) -> str:
+def data_digest(photographs: Sequence[Photograph]) -> str:
     """Tell one set of labelled, split photographs from another, wherever they lie."""
     rows = sorted(f"{p.split} {p.label} {p.source} {p.group} {p.path.name}" for p in photographs)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from rich.console import Console
 from rich.progress import track
 
 from export.augment import Specimen
@@ -32,6 +33,7 @@ from export.gradcam import (
     Network,
     Slopes,
     classify,
+    fine_map,
     focused,
     gradcam,
     hirescam,
@@ -48,9 +50,7 @@ MAPS: dict[str, Callable[[Slopes], tf.Tensor]] = {
     "layercam_18x18_and_9x9": lambda found: focused(
         layercam(found.fine, found.fine_gradients), layercam(found.middle, found.middle_gradients)
     ),
-    "hirescam_18x18_layercam_9x9": lambda found: focused(
-        hirescam(found.fine, found.fine_gradients), layercam(found.middle, found.middle_gradients)
-    ),
+    "hirescam_18x18_layercam_9x9": fine_map,
 }
 """The maps that are compared, [N, h, h] each, >= 0."""
 
@@ -62,6 +62,7 @@ BLUR = 20.0
 BCCD is a stain then, without outline or nucleus."""
 
 _BATCH = 16
+_TERMINAL = Console(stderr=True)
 _RESAMPLES = 1000
 
 Floats = NDArray[np.float32]
@@ -255,7 +256,7 @@ def _on_the_cell(network: Network, boxed: Sequence[Photograph], title: str) -> d
     points: dict[str, list[float]] = {name: [] for name in (*MAPS, "centre", "chance")}
     energy: dict[str, list[float]] = {name: [] for name in (*MAPS, "chance")}
     middle = contract.INPUT_SIZE // 2
-    for start in track(range(0, len(boxed), _BATCH), title, transient=True):
+    for start in track(range(0, len(boxed), _BATCH), title, transient=True, console=_TERMINAL):
         shown = [_Shown.of(photograph) for photograph in boxed[start : start + _BATCH]]
         predicted = np.full(len(shown), contract.PREDICTED_CLASS, np.int32)
         logits, maps = _explained(network, np.stack([s.pixels for s in shown]), predicted)
@@ -289,7 +290,7 @@ def _perturbation(network: Network, chosen: Sequence[Photograph], title: str) ->
         "insertion": {name: [] for name in orders},
     }
     answer = tf.function(lambda pictures: classify(network, pictures)[contract.PROBABILITIES])
-    for number, photograph in enumerate(track(chosen, title, transient=True)):
+    for number, photograph in enumerate(track(chosen, title, transient=True, console=_TERMINAL)):
         pixels = _Shown.of(photograph).pixels
         plain, blurred = without_cells(pixels)
         logits, maps = _explained(network, pixels[None], np.array([-1], np.int32))
@@ -332,7 +333,7 @@ def centre_prior() -> Floats:
 def _randomisation(model: keras.Model, chosen: Sequence[Photograph], title: str) -> dict[str, Any]:
     """Each map's mean rank correlation with the trained network's, layer by layer from the top.
 
-    Batch normalisation stays as it was trained.
+    Batch normalisation stays as it was trained. A map that is all zero counts as 0.
     """
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
@@ -343,7 +344,7 @@ def _randomisation(model: keras.Model, chosen: Sequence[Photograph], title: str)
     rng = np.random.default_rng(0)
     layers = [layer for layer in reversed(clone.layers) if _learnt(layer)]
     correlations: dict[str, list[float]] = {name: [1.0] for name in MAPS}
-    for layer in track(layers, title, transient=True):
+    for layer in track(layers, title, transient=True, console=_TERMINAL):
         layer.set_weights([unlearnt(weight, rng) for weight in layer.get_weights()])
         _, maps = _explained_in_batches(network, pixels, predicted)
         for name, cams in maps.items():

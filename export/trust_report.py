@@ -19,7 +19,7 @@ _TITLES = {
     "layercam_18x18": "LayerCAM 18x18",
     "hirescam_18x18": "HiResCAM 18x18",
     "layercam_18x18_and_9x9": "LayerCAM 18x18, 9x9",
-    "hirescam_18x18_layercam_9x9": "HiResCAM, LayerCAM 9x9",
+    "hirescam_18x18_layercam_9x9": "HiResCAM, LayerCAM 9x9 (served)",
     "random": "random order",
     "centre": "centre",
     "chance": "chance",
@@ -40,8 +40,9 @@ _COLUMNS: dict[str, Callable[[Iterable[float]], float]] = {
 
 LEGEND = (
     "pointing: the hottest pixel is on the cell. energy: share of the map on the cell. deletion "
-    "(low is good), insertion: area under the class's probability. randomised: rank correlation "
-    "once every layer is random (none is good). In brackets: 95 % intervals. *: the best map."
+    "(low is good), insertion: area under the class's probability. randomised: rank "
+    "correlation once every kernel is random (none is good). In brackets: 95 % intervals. *: the "
+    "best map."
 )
 COLUMNS = ("map", *_COLUMNS, "randomised")
 

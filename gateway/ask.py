@@ -130,7 +130,9 @@ def _readable(file: Path, reply: dict[str, Any]) -> str:
         f"{about['statement']}",
         "Sources": f"{about['source']}; {share['source']}.",
     }
-    if share["note"]:
+    if reply["abstain"]:  # there is no class to tell about
+        paragraphs = {}
+    elif share["note"]:
         paragraphs["Normal range"] += f" {share['note']}"
     lines = [
         f"{file}: {_verdict(reply)}",

@@ -101,7 +101,7 @@ class Handlers:
         return web.Response(
             body=report.heatmap.encoded,
             content_type=f"image/{options.format}",
-            headers=_server_timing(report) | _NO_STORE,
+            headers=_server_timing(report) | _NO_STORE | _abstained(report),
         )
 
     async def predict(self, request: web.Request) -> web.Response:
@@ -158,7 +158,8 @@ class Handlers:
             report = await self.pipeline.classify(data, options, waited_ms)
             for stage in STAGES:
                 self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
-            self.metrics.predictions.labels(report.prediction).inc()
+            if not report.doubts:
+                self.metrics.predictions.labels(report.prediction).inc()
             for doubt in report.doubts:
                 self.metrics.abstentions.labels(doubt.reason).inc()
             yield report
@@ -277,6 +278,11 @@ def _too_large(max_bytes: int) -> PhotographTooLarge:
     return PhotographTooLarge(
         f"A photograph may have at most {max_bytes:,} bytes. Scale it down or compress it."
     )
+
+
+def _abstained(report: Report) -> dict[str, str]:
+    """An overlay has no place for a doubt but a header."""
+    return {"X-Abstain": ", ".join(d.reason for d in report.doubts)} if report.doubts else {}
 
 
 def _server_timing(report: Report) -> dict[str, str]:
