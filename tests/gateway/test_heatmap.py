@@ -3,9 +3,17 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from gateway import contract, heatmap
+
+CAMS = st.sampled_from([contract.CAM_SIZE, contract.CAM_FINE_SIZE]).flatmap(
+    lambda n: arrays.arrays(np.float32, (n, n), elements=st.floats(0, 2.0**60, width=32))
+)
+SIZES = st.tuples(st.integers(32, 300), st.integers(32, 300))
 
 
 def one_hot(size: int, row: int, column: int) -> np.ndarray:
@@ -111,3 +119,32 @@ def test_overlays_are_encoded_as_asked(picture_format):
     with Image.open(io.BytesIO(data)) as decoded:
         assert decoded.format == picture_format.upper()
         assert decoded.size == (64, 48)
+
+
+@given(CAMS)
+def test_a_normalised_map_is_a_share_and_keeps_its_order(cam):
+    """Within 0 to 1, the hottest cell still the hottest, and once more changes nothing."""
+    scaled = heatmap.normalise(cam)
+    assert scaled.min() >= 0
+    assert scaled.max() <= 1
+    assert scaled.flat[cam.argmax()] == scaled.max()
+    assert np.allclose(heatmap.normalise(scaled), scaled)
+
+
+@given(CAMS, st.floats(0.125, 1024, width=32))
+def test_the_overlay_does_not_depend_on_the_maps_unit(cam, factor):
+    """A gradient's size is no evidence: only where it is largest is shown."""
+    cam = np.where(cam < 2.0**-40, 0, cam).astype(np.float32)  # not into denormal numbers
+    first = np.asarray(heatmap.place(cam, (97, 61)))
+    second = np.asarray(heatmap.place(cam * np.float32(factor), (97, 61)))
+    assert np.abs(first.astype(int) - second).max() <= 2
+
+
+@given(CAMS, SIZES, st.sampled_from(heatmap.COLORMAPS), st.floats(0, 1))
+def test_an_overlay_stays_between_the_specimen_and_the_colour(cam, size, colormap, alpha):
+    """Pixel for pixel at most ``alpha`` of the way to a colour of the table, and never beyond."""
+    picture = Image.new("RGB", size, (120, 90, 200))
+    laid = np.asarray(heatmap.overlay(picture, cam, colormap, alpha)).astype(int)
+    assert laid.shape == (size[1], size[0], 3)
+    # the share is one of 256 levels, and the mixture is rounded
+    assert np.abs(laid - (120, 90, 200)).max() <= alpha * 200 + 2

@@ -1,53 +1,16 @@
-"""Quality, clinical reference data and settings."""
+"""Clinical reference data and settings."""
 
 import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway import annotation, quality
+from gateway import annotation
 from gateway.contract import CLASSES
 from gateway.errors import SettingsError
-from gateway.imaging import Photograph, to_tensor
 from gateway.settings import Settings
-
-
-def photograph(width: int, height: int, *, several: bool = False, grey: bool = False):
-    picture = Image.linear_gradient("L").convert("RGB").resize((width, height))
-    if grey:
-        picture = Image.new("RGB", (width, height), (11, 11, 11))
-    return Photograph(width, height, picture, to_tensor(picture), "PNG", several)
-
-
-@pytest.mark.parametrize(("width", "height"), [(224, 224), (360, 363), (640, 480), (4000, 3000)])
-def test_ordinary_photographs_bring_no_warning(width, height):
-    """Warnings are for the exception: the sizes that laboratories send have none."""
-    assert quality.assess(photograph(width, height)).warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("odd", "word"),
-    [
-        (photograph(100, 120), "enlarged"),
-        (photograph(1200, 300), "distorted"),
-        (photograph(300, 300, several=True), "first"),
-        (photograph(300, 300, grey=True), "uniform"),
-    ],
-)
-def test_what_weakens_the_answer_is_said(odd, word):
-    """Small, narrow, animated, empty: each photograph brings a sentence that says why."""
-    (warning,) = quality.assess(odd).warnings
-    assert word in warning
-
-
-@pytest.mark.parametrize(
-    ("unfamiliarity", "reasons"),
-    [(0.0, []), (1.0, []), (1.001, ["unfamiliar"]), (9e9, ["unfamiliar"])],
-)
-def test_what_lies_beyond_the_familiar_is_doubted(unfamiliarity, reasons):
-    """Up to the limit the answer stands; above it there is a reason not to take it."""
-    assert [doubt.reason for doubt in quality.doubts(unfamiliarity)] == reasons
 
 
 def test_normal_ranges_are_the_owners():
@@ -70,6 +33,16 @@ def test_every_clinical_statement_names_its_source(name):
         assert len(source) > 30
     assert "white blood cells" in leukocyte.normal_range.unit
     assert re.fullmatch(r"#[0-9a-f]{6}", leukocyte.color)
+
+
+@given(st.sampled_from(CLASSES))
+def test_every_range_is_a_share(name):
+    """From 0 to 100 percent, low before high; and no class's function is another's."""
+    reference = annotation.load_reference()
+    share = reference.classes[name].normal_range
+    assert 0 <= share.low < share.high <= 100
+    others = [c for n, c in reference.classes.items() if n != name]
+    assert all(reference.classes[name].function != other.function for other in others)
 
 
 def test_one_cell_is_no_percentage():
@@ -105,10 +78,19 @@ def test_settings_have_defaults_and_read_the_environment(tmp_path):
         ("HEMAVISION_MAX_BYTES", "0"),
         ("HEMAVISION_MAX_WAIT", "nan"),
         ("HEMAVISION_TARGET_MS", "inf"),
+        ("HEMAVISION_LOG_LEVEL", "loud"),
         ("HEMAVISION_MODELS", "/nowhere"),
         ("HEMAVISION_MODEL_SERVER", "no-port"),
         ("HEMAVISION_MODEL_SERVER", "host:http"),
         ("HEMAVISION_MODEL_SERVER", "http://host:8500"),
+        ("HEMAVISION_MODEL_SERVER", "one:8500,two:8500"),
+        ("HEMAVISION_MODEL_SERVER", "10.0.0.1:8500,10.0.0.2"),
+        ("HEMAVISION_MODEL_SERVER", "10.0.0.1:8500,[::1]:8500"),
+        ("HEMAVISION_CLIENT_SHARE", "0"),
+        ("HEMAVISION_CLIENT_SHARE", "1.1"),
+        ("HEMAVISION_DRAIN", "-1"),
+        ("HEMAVISION_DRAIN", "inf"),
+        ("HEMAVISION_DEADLINE", "0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(name, value):
@@ -121,3 +103,42 @@ def test_an_unknown_setting_is_reported():
     """A mistyped name is told, with the names there are."""
     with pytest.raises(SettingsError, match=r"HEMAVISION_PROT.*HEMAVISION_PORT"):
         Settings.from_environment({"HEMAVISION_PROT": "8080"})
+
+
+@pytest.mark.parametrize(
+    "addresses", ["models:8500", "10.0.0.1:8500,10.0.0.2:8501", "[::1]:8500,[::2]:8500"]
+)
+def test_one_model_server_or_several_can_be_named(addresses):
+    """A name with a port, or IP addresses of one kind."""
+    environment = {"HEMAVISION_MODEL_SERVER": addresses}
+    assert Settings.from_environment(environment).model_server == addresses
+
+
+def test_what_kubernetes_sets_for_services_is_left_alone():
+    """A pod beside Services named hemavision and hemavision-gateway starts as any other."""
+    links = {}
+    for service in ("HEMAVISION", "HEMAVISION_GATEWAY"):
+        links |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "8080",
+            f"{service}_SERVICE_PORT_HTTP": "8080",
+            f"{service}_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+            f"{service}_PORT_8080_TCP_PROTO": "tcp",
+            f"{service}_PORT_8080_TCP_PORT": "8080",
+            f"{service}_PORT_8080_TCP_ADDR": "10.0.0.1",
+        }
+    links["HEMAVISION_GATEWAY_PORT"] = "tcp://10.0.0.1:8080"
+    assert Settings.from_environment(links) == Settings()
+
+
+def test_a_service_link_in_place_of_the_port_is_told():
+    """Kubernetes' HEMAVISION_PORT is no port: the sentence says how to be rid of it."""
+    with pytest.raises(SettingsError, match="enableServiceLinks: false"):
+        Settings.from_environment({"HEMAVISION_PORT": "tcp://10.0.0.1:8080"})
+
+
+@pytest.mark.parametrize("name", ["HEMAVISION_SERVICE", "HEMAVISION_PORT_TCP", "HEMAVISION_PORTS"])
+def test_what_only_resembles_a_service_link_is_reported(name):
+    """A mistyped setting does not hide behind Kubernetes."""
+    with pytest.raises(SettingsError, match="no such setting"):
+        Settings.from_environment({name: "8080"})
