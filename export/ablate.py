@@ -23,6 +23,7 @@ from export.augment import Strength
 from export.dataset import DatasetError, read_dataset
 from export.evaluate import measure
 from export.gradcam import Network
+from export.report import percent
 from export.train import RECIPES, Recipe, Stage, train
 
 SHORT = replace(
@@ -120,10 +121,10 @@ def _table(out: Path, sources: Sequence[str]) -> dict[str, Any]:
                     [
                         name,
                         others,
-                        _percent(own["accuracy"]),
+                        percent(own["accuracy"]),
                         f"{source}, {unseen['photographs']}",
-                        _percent(unseen["accuracy"]),
-                        _percent(unseen["macro_recall"]),
+                        percent(unseen["accuracy"]),
+                        percent(unseen["macro_recall"]),
                     ]
                 )
     about = (
@@ -140,8 +141,3 @@ def _slug(name: str) -> str:
 
 def _samples(recipe: Recipe) -> int:
     return sum(stage.epochs for stage in recipe.stages) * (recipe.samples_per_epoch or 0)
-
-
-def _percent(figure: Mapping[str, Any]) -> str:
-    low, high = figure["interval_95"]
-    return f"{100 * figure['value']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from export import trust_report
+from export.report import percent
 
 Card = dict[str, Any]
 
@@ -84,7 +85,7 @@ def _accuracy(card: Card) -> Iterator[str]:
                 name,
                 figures["photographs"],
                 *(
-                    _percent(figures[key])
+                    percent(figures[key])
                     for key in (
                         "accuracy",
                         "macro_precision",
@@ -108,7 +109,7 @@ def _accuracy(card: Card) -> Iterator[str]:
                 (
                     kind,
                     row["photographs"],
-                    *(_percent(row[key]) for key in ("precision", "recall", "f1", "roc_auc")),
+                    *(percent(row[key]) for key in ("precision", "recall", "f1", "roc_auc")),
                     *counts,
                 )
                 for (kind, row), counts in zip(
@@ -241,11 +242,3 @@ def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator
 
 def _row(cells: Sequence[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _percent(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "-"
-    low, high = figure["interval_95"]
-    interval = "" if low is None else f" ({100 * low:.1f}-{100 * high:.1f})"
-    return f"{100 * figure['value']:.1f} %{interval}"

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from gateway.contract import CLASSES, INPUT_SIZE, RESIZE_FILTER
+from gateway.contract import CLASSES
+from gateway.pixels import to_tensor, upright_rgb
 
 Box = tuple[int, int, int, int]
 Cell = tuple[str, str]
@@ -103,36 +104,24 @@ def select(photographs: Iterable[Photograph], split: str) -> list[Photograph]:
 
 
 def load_upright(path: Path) -> Image.Image:
-    """Decode one photograph to upright RGB, as the gateway does; transparency is laid on white.
+    """Decode one photograph to upright RGB, as the gateway does.
 
     Raises:
         DatasetError: the file is missing, truncated or no picture; the message names it.
     """
     try:
         with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
+            return upright_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: {error}") from error  # what Pillow raises on bad files
-    if upright.mode.startswith("I;16"):  # grey; Pillow's own conversion clips
-        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        white = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(white, upright.convert("RGBA"))
-    return upright.convert("RGB")
 
 
 def load_input(path: Path) -> NDArray[np.uint8]:
     """Decode one photograph as the model sees it: uint8 [224, 224, 3], RGB.
 
-    The gateway prepares its requests the same way; a test holds both together.
+    The gateway prepares its requests with the same functions.
     """
-    return as_input(load_upright(path))
-
-
-def as_input(picture: Image.Image) -> NDArray[np.uint8]:
-    """Stretch an upright RGB picture to what the model sees: uint8 [224, 224, 3]."""
-    resample = Image.Resampling[RESIZE_FILTER.upper()]
-    return np.asarray(picture.resize((INPUT_SIZE, INPUT_SIZE), resample))
+    return to_tensor(load_upright(path))
 
 
 def refuse_unreadable(photographs: Sequence[Photograph]) -> None:

@@ -217,7 +217,7 @@ def _sourced(sources: Sequence[str]) -> dict[str, Any]:
         },
         "limitations": [
             "Four classes only: other cells that look familiar are answered as one of them.",
-            "How sure an answer is does not make the gateway abstain; only unfamiliarity does.",
+            "Only unfamiliarity and unreadable photographs make it abstain, not doubt between two.",
             "Stains, cameras and scales other than those of its sources were never seen.",
             *(_LIMITATIONS[source] for source in sources if source in _LIMITATIONS),
         ],

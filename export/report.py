@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export.dataset import OTHER, Cell
@@ -50,7 +50,8 @@ def evaluate(
         },
     }
     if len(answers.unfamiliarity):
-        evaluation["familiarity"] = _familiarity(given, others, parts)
+        unknown = others.divided_by(temperature) if applied else others
+        evaluation["familiarity"] = _familiarity(given, unknown, parts)
     return evaluation
 
 
@@ -92,7 +93,7 @@ def as_text(evaluation: Evaluation) -> str:
 def _block(name: str, figures: dict[str, Any]) -> str:
     lines = [f"{name}: {figures['photographs']} photographs"]
     lines += [
-        f"  {title:<16} {_percent(figures[key])}"
+        f"  {title:<16} {percent(figures[key])}"
         for title, key in (
             ("accuracy", "accuracy"),
             ("macro precision", "macro_precision"),
@@ -104,7 +105,7 @@ def _block(name: str, figures: dict[str, Any]) -> str:
     lines.append(f"  {'':<16} {'precision':<26}{'recall':<26}{'F1':<26}ROC AUC")
     for kind, row in figures["classes"].items():
         cells = "".join(
-            f"{_percent(row[key]):<26}" for key in ("precision", "recall", "f1", "roc_auc")
+            f"{percent(row[key]):<26}" for key in ("precision", "recall", "f1", "roc_auc")
         )
         lines.append(f"  {kind:<16} {cells.rstrip()}")
     lines.append(f"  {'true, predicted':<16} {'  '.join(f'{n[:5]:>5}' for n in CLASSES)}")
@@ -129,9 +130,16 @@ def _familiarity_lines(familiarity: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _percent(figure: dict[str, Any]) -> str:
+def percent(figure: Mapping[str, Any]) -> str:
+    """A figure with its interval, for a person; nothing rounds to certainty."""
     if figure["value"] is None:
         return "-"
     low, high = figure["interval_95"]
-    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{100 * figure['value']:.1f} %{interval}"
+    interval = "" if low is None else f" ({_hundredths(low)} to {_hundredths(high)})"
+    return f"{_hundredths(figure['value'])} %{interval}"
+
+
+def _hundredths(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "<0.1"
+    return ">99.9" if 0.9995 <= share < 1 else f"{100 * share:.1f}"

@@ -93,6 +93,7 @@ RECIPES = {
             Stage(INPUT_SIZE, 4, 8e-4),
             Stage(INPUT_SIZE, 4, 5e-4),
             Stage(INPUT_SIZE, 7, 6e-4),
+            Stage(INPUT_SIZE, 8, 6e-4),
         )
     ),
     # the original application's: whole frames as they come, plain SGD, early stopping
@@ -198,7 +199,7 @@ class _Run:
                 raise DatasetError(
                     f"no photograph is in the split `{split}`: mark some, or add more"
                 )
-        self.shares = _sampling_shares(self.training, recipe.balance, recipe.class_balance)
+        self.shares = sampling_shares(self.training, recipe.balance, recipe.class_balance)
         self.specimens: dict[int, Specimen] = {}
         self.inputs = np.stack([load_input(p.path) for p in self.validation])
         self.state = self._resume()
@@ -413,17 +414,18 @@ class _Average:
         aside.replace(path)
 
 
-def _sampling_shares(
+def sampling_shares(
     photographs: Sequence[Photograph], balance: float, class_balance: float
 ) -> NDArray[np.float64]:
+    """How likely each photograph is to be drawn: float64 [N], 1 in all. See ``Recipe``."""
     sources = np.array([p.source for p in photographs])
     kinds = np.array([f"{p.source}/{p.label}" for p in photographs])
     shares = np.ones(len(photographs))
     for source in set(sources):
         inside = sources == source
         for kind in set(kinds[inside]):
-            shares[kinds == kind] = (kinds == kind).sum() ** (class_balance - 1)
-        shares[inside] *= inside.sum() ** balance / shares[inside].sum()
+            shares[kinds == kind] = float((kinds == kind).sum()) ** (class_balance - 1)
+        shares[inside] *= float(inside.sum()) ** balance / shares[inside].sum()
     return np.asarray(shares / shares.sum())
 
 

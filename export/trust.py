@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from export.augment import Specimen
-from export.dataset import Box, Photograph, as_input, load_upright
+from export.dataset import Box, Photograph, load_upright
 from export.gradcam import (
     Network,
     Slopes,
@@ -41,6 +41,7 @@ from export.gradcam import (
     slopes,
 )
 from gateway import contract
+from gateway.pixels import to_tensor
 
 MAPS: dict[str, Callable[[Slopes], tf.Tensor]] = {
     "gradcam_4x4": lambda found: gradcam(found.features, found.gradients),
@@ -193,7 +194,7 @@ class _Shown(NamedTuple):
     @classmethod
     def of(cls, photograph: Photograph) -> _Shown:
         picture = load_upright(photograph.path)
-        return cls(photograph, as_input(picture), inside(photograph.boxes, picture.size))
+        return cls(photograph, to_tensor(picture), inside(photograph.boxes, picture.size))
 
 
 def _explained(network: Network, pixels: Pixels, classes: NDArray[np.int32]) -> tuple[Floats, Maps]:

@@ -5,12 +5,33 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# how long an example takes is the machine's affair
+hypothesis.settings.register_profile("facts", deadline=None)
+hypothesis.settings.load_profile("facts")
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+class Clock:
+    """A clock that is set by hand, in seconds."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Read it."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that is set by hand."""
+    return Clock()
 
 
 @pytest.fixture(scope="session")

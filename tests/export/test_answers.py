@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export.answers import ServerError, from_network, from_server, hidden_features
-from export.dataset import Photograph
+from export.dataset import DatasetError, Photograph
 from export.smear import draw_samples
 
 
@@ -62,5 +62,5 @@ def test_a_picture_that_is_none_is_no_servers_fault(tmp_path: Path, tiny_network
     """It is named by the decoder."""
     (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     broken = Photograph(tmp_path / "half.png", 0, "s", "test", "g")
-    with pytest.raises(OSError, match=r"half\.png"):
+    with pytest.raises(DatasetError, match=r"half\.png"):
         from_network(tiny_network, [broken])

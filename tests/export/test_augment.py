@@ -125,3 +125,30 @@ def test_the_frame_is_the_whole_photograph() -> None:
     specimen = Specimen.of(picture, None)
     shares = [dot(variation(specimen, seed, 224, STILL)).mean() for seed in range(30)]
     assert np.median(shares) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_strength_is_weakened_in_all_it_varies() -> None:
+    """Half of it is half of each amount, and of each scale's logarithm; none leaves all alone."""
+    strength = Strength()
+    half = strength.times(0.5)
+    assert half.blur == strength.blur / 2
+    assert half.smallest == pytest.approx(strength.smallest**0.5)
+    assert half.largest == pytest.approx(strength.largest**0.5)
+    assert not half.graded
+    nothing = strength.times(0)
+    assert (nothing.smallest, nothing.largest) == (1, 1)
+    assert not any((nothing.stretch, nothing.stain, nothing.mixing, nothing.background))
+    assert not any((nothing.grey, nothing.blur, nothing.noise, nothing.jpeg))
+
+
+def test_graded_photographs_are_varied_less_on_the_whole() -> None:
+    """How strongly is drawn for each: the colours scatter less than always at full strength."""
+    specimen = Specimen.of(Image.new("RGB", (224, 224), (180, 120, 60)), None)
+
+    def scatter(graded: bool) -> float:
+        strength = Strength(graded=graded)
+        seeds = range(120)
+        colours = [variation(specimen, seed, 64, strength).mean((0, 1)) for seed in seeds]
+        return float(np.abs(np.array(colours) - (180, 120, 60)).mean())
+
+    assert scatter(graded=True) < 0.75 * scatter(graded=False)

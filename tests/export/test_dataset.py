@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from export.dataset import (
+    NONE_OF_THESE,
     DatasetError,
     Photograph,
     load_input,
     read_dataset,
+    read_others,
     refuse_unreadable,
     select,
 )
@@ -75,7 +77,13 @@ def test_a_manifest_says_everything(tmp_path: Path) -> None:
     rows[3] |= {"group": "cell 9", "wbc_boxes": "42 183 277 381;1 2 3 4"}
     found = read_dataset(write_manifest(tmp_path, rows))
     assert found[3] == Photograph(
-        tmp_path / rows[3]["path"], 3, "pbc", "train", "cell 9", ((42, 183, 277, 381), (1, 2, 3, 4))
+        tmp_path / rows[3]["path"],
+        3,
+        "pbc",
+        "train",
+        "cell 9",
+        ((42, 183, 277, 381), (1, 2, 3, 4)),
+        kind="NEUTROPHIL",
     )
     assert found[3].box == (42, 183, 277, 381)
     assert found[0].box is None
@@ -90,11 +98,27 @@ def test_a_row_without_a_group_is_its_own(tmp_path: Path) -> None:
 
 
 def test_cells_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
-    """Rows of another split are kept out, whatever their label and file."""
+    """Rows of the split `other` are kept out, and listed with what they are for who asks."""
     rows = [*rows_of("pbc", "test"), {**rows_of("pbc", "other")[0], "label": "BASOPHIL"}]
     write_manifest(tmp_path, rows)
-    (tmp_path / rows[-1]["path"]).unlink()
     assert {p.split for p in read_dataset(tmp_path)} == {"test"}
+    assert [(p.label, p.kind) for p in read_others(tmp_path)] == [(NONE_OF_THESE, "BASOPHIL")]
+
+
+def test_a_split_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    """A misspelt split would silently be left out of training."""
+    rows = rows_of("pbc", "test")
+    rows[2]["split"] = "trian"
+    with pytest.raises(DatasetError, match=r"MONOCYTE-0\.png: split 'trian' is not one of"):
+        read_dataset(write_manifest(tmp_path, rows))
+
+
+def test_a_box_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Four whole numbers make a box; the row is named."""
+    rows = rows_of("pbc", "test")
+    rows[0]["wbc_boxes"] = "1 2 3"
+    with pytest.raises(DatasetError, match=r"EOSINOPHIL-0\.png: wbc_boxes '1 2 3' is no `xmin"):
+        read_dataset(write_manifest(tmp_path, rows))
 
 
 def test_a_source_without_validation_gets_some_of_its_training_groups(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_predict_answers_what_the_model_does(client: Client, tiny_model) -> None
     """The default signature's probabilities are the Keras model's, one row a photograph."""
     images = pictures(3)
     reply = client.predict(predict_request(images=images), timeout=SECONDS)
-    assert set(reply.outputs) == {"probabilities", "logits"}
+    assert set(reply.outputs) == {"probabilities", "logits", "unfamiliarity"}
     np.testing.assert_allclose(
         tf.make_ndarray(reply.outputs["probabilities"]),
         tiny_model.predict(images, verbose=0),
@@ -146,6 +146,7 @@ def test_predict_explains(client: Client) -> None:
     assert shapes == {
         "probabilities": (2, 4),
         "logits": (2, 4),
+        "unfamiliarity": (2,),
         "conv_features": (2, 4, 4, 8),
         "gradients": (2, 4, 4, 8),
         "cam": (2, 4, 4),
@@ -203,7 +204,8 @@ def test_the_metadata_describes_the_signatures(client: Client) -> None:
     unpacked = get_model_metadata_pb2.SignatureDefMap()
     assert reply.metadata["signature_def"].Unpack(unpacked)
     assert set(unpacked.signature_def["gradcam"].inputs) == {"images", "class_index"}
-    assert set(unpacked.signature_def["serving_default"].outputs) == {"probabilities", "logits"}
+    outputs = set(unpacked.signature_def["serving_default"].outputs)
+    assert outputs == {"probabilities", "logits", "unfamiliarity"}
 
 
 def test_the_status_names_the_version(client: Client) -> None:

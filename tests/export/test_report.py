@@ -56,7 +56,8 @@ def others() -> Answers:
 
 @pytest.fixture(scope="module")
 def evaluation(known: Answers, others: Answers) -> report.Evaluation:
-    return report.evaluate(known, others, {"pbc test 3", "bccd test 1"}, 2.0)
+    trained = {("pbc", "pbc test 3"), ("bccd", "bccd test 1")}
+    return report.evaluate(known, others, trained, 2.0, applied=False)
 
 
 def test_every_source_and_split_is_measured(evaluation: report.Evaluation) -> None:
@@ -83,7 +84,29 @@ def test_calibration_is_told_before_and_after(
     assert before == pytest.approx(softmax(test).max(1).mean(), abs=1e-4)
     assert after == pytest.approx(softmax(test / 2).max(1).mean(), abs=1e-4)
     error = evaluation["metrics"]["pbc/test"]["expected_calibration_error"]
+    assert error == pair["before"]["expected_calibration_error"]
+
+
+def test_an_applied_temperature_is_in_every_figure(known: Answers, others: Answers) -> None:
+    """Known and other cells alike: a confidence divided on one side alone would tell them apart."""
+    applied = report.evaluate(known, others, set(), 2.0, applied=True)
+    divided = report.evaluate(
+        known.divided_by(2.0), others.divided_by(2.0), set(), 1.0, applied=False
+    )
+    assert applied["metrics"] == divided["metrics"]
+    assert applied["familiarity"] == divided["familiarity"]
+    pair = applied["calibration"]["reliability"]["pbc/test"]
+    error = applied["metrics"]["pbc/test"]["expected_calibration_error"]
     assert error == pair["after"]["expected_calibration_error"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.0, "100.0 %"), (0.9999, ">99.9 %"), (0.99949, "99.9 %"), (0.0001, "<0.1 %"), (0, "0.0 %")],
+)
+def test_no_figure_rounds_to_certainty(value: float, shown: str) -> None:
+    """What is not all is not printed as 100 %, and what is not nothing not as 0."""
+    assert report.percent({"value": value, "interval_95": [None, None]}) == shown
 
 
 def test_what_is_turned_away_is_counted(known: Answers, others: Answers) -> None:
@@ -141,7 +164,8 @@ def test_figures_are_drawn(
 def test_a_model_without_familiarity_is_measured_all_the_same(known: Answers) -> None:
     """Weights in the making have no score yet."""
     plain = Answers(known.photographs, known.logits, np.empty(0))
-    found = report.evaluate(plain, Answers([], np.empty((0, 4)), np.empty(0)), set(), 1.0)
+    nobody = Answers([], np.empty((0, 4)), np.empty(0))
+    found = report.evaluate(plain, nobody, set(), 1.0, applied=False)
     assert "familiarity" not in found
     assert "turned away" not in report.as_text(found)
 

@@ -18,9 +18,9 @@ import pytest
 import tensorflow as tf
 
 from export.architecture import PARAMETERS
-from export.dataset import DatasetError
+from export.dataset import DatasetError, Photograph
 from export.smear import draw_smear
-from export.train import RECIPES, Recipe, Stage, train
+from export.train import RECIPES, Recipe, Stage, sampling_shares, train, training_data
 from gateway.contract import CLASSES
 
 pytestmark = pytest.mark.filterwarnings(
@@ -219,3 +219,40 @@ def test_unreadable_data_is_refused_before_anything_is_written(
     (root / "MONOCYTE" / "2.png").write_bytes(b"no picture")
     assert "2.png" in refused(root, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def photographs(counts: dict[tuple[str, int], int]) -> list[Photograph]:
+    return [
+        Photograph(Path(f"{source}{label}{n}.png"), label, source, "train", f"{n}")
+        for (source, label), count in counts.items()
+        for n in range(count)
+    ]
+
+
+def shares(counts: dict[tuple[str, int], int], balance: float, class_balance: float) -> list[float]:
+    """How much of all that is drawn falls on each source and class, in the order of counts."""
+    each = iter(sampling_shares(photographs(counts), balance, class_balance))
+    return [sum(next(each) for _ in range(count)) for count in counts.values()]
+
+
+def test_drawing_is_balanced_between_sources_and_classes() -> None:
+    """1 draws as it comes, 0 draws all alike, 0.5 in proportion to the square root."""
+    counts = {("large", 0): 81, ("large", 1): 9, ("small", 0): 8, ("small", 1): 2}
+    assert shares(counts, 1, 1) == pytest.approx([0.81, 0.09, 0.08, 0.02])
+    assert shares(counts, 0, 0) == pytest.approx([0.25, 0.25, 0.25, 0.25])
+    assert shares(counts, 0.5, 1) == pytest.approx([0.675, 0.075, 0.2, 0.05])
+    assert shares(counts, 1, 0.5) == pytest.approx([0.675, 0.225, 1 / 15, 1 / 30])
+
+
+def test_a_laboratory_that_is_left_out_is_never_seen(tmp_path: Path, class_folders) -> None:
+    """Neither trained nor validated on; and there has to be another one."""
+    root = class_folders(4)
+    rows = ["path,source,split,label,group"]
+    for number, split in enumerate(("train", "train", "val", "test")):
+        source = "east" if number % 2 else "west"
+        rows += [f"{name}/{number}.png,{source},{split},{name}," for name in CLASSES]
+    (root / "manifest.csv").write_text("\n".join(rows))
+    assert {p.source for p in training_data(root, "east")} == {"west"}
+    assert {p.source for p in training_data(root, None)} == {"east", "west"}
+    with pytest.raises(DatasetError, match="has the sources east, west: leave out one of several"):
+        training_data(root, "north")
