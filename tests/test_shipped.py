@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from export.release import CARD_NAME, FAMILIARITY_NAME, SHIPPED
-from gateway import ask
+from gateway import cli
 from gateway.app import create_app
 from gateway.contract import CLASSES
 from gateway.settings import Settings
@@ -133,7 +133,7 @@ def test_up_starts_everything_and_stops_it(version, tmp_path):
     url = re.search(r"http://[\d.:]+", ready)[0]
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
-    assert ask.classify([tmp_path / "samples/monocyte.png"], url, None, as_json=False) == 0
+    assert cli.main(["classify", str(tmp_path / "samples/monocyte.png"), "--url", url]) == 0
     with urllib.request.urlopen(f"{url}/v1/model", timeout=10) as response:
         assert json.load(response)["card"]["weights"] == CARD["weights"]
     process.send_signal(signal.SIGINT)
