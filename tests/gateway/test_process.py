@@ -1,20 +1,25 @@
 """The gateway as a process of its own: what it loads, weighs and prints."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway import ask, cli
+from gateway import cli
 
 HEMAVISION = Path(sys.executable).with_name("hemavision")
 MEGABYTE = 1024
@@ -45,7 +50,8 @@ def test_importing_the_gateway_loads_no_tensorflow():
     code = (
         "import sys, gateway.cli, gateway.up\n"
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('tensorflow', 'keras', 'tensorflow_serving', 'export', 'h5py', 'matplotlib')])"
+        "('tensorflow', 'keras', 'tensorflow_serving', 'export', 'h5py', 'matplotlib', "
+        "'opentelemetry')])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
@@ -75,6 +81,67 @@ def test_a_signal_stops_it_cleanly(model_server, number):
     assert "Traceback" not in printed
 
 
+def answer_status(url: str) -> int:
+    """The status with which a GET is answered."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def refused(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    """Ask again and again, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < deadline
+
+
+def test_it_serves_on_while_it_drains_and_a_second_signal_ends_it(model_server, jpeg):
+    """Not ready, yet answering, and closing each connection; then it is gone at once."""
+    with gateway(MODEL_SERVER=model_server, DRAIN="600") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: answer_status(f"{url}/readyz") == 503)
+        request = urllib.request.Request(f"{url}/v1/classify", jpeg, {"Content-Type": "image/jpeg"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            assert response.status == 200
+            assert response.headers["Connection"] == "close"
+        assert answer_status(f"{url}/livez") == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGTERM
+
+
+def test_what_is_in_flight_is_finished(model_server, jpeg):
+    """A photograph that is half here when nobody new is let in gets its answer."""
+    with gateway(MODEL_SERVER=model_server, DRAIN="0", DEADLINE="60") as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"{head}Content-Length: {len(jpeg)}\r\n\r\n".encode())
+            connection.sendall(jpeg[:100])
+            assert answer_status(f"{url}/livez") == 200  # by now the server reads the upload
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: refused((host, int(port))))
+            later = time.monotonic() + 1.0  # longer than idle connections are given
+            wait_until(lambda: time.monotonic() > later)
+            connection.sendall(jpeg[100:])
+            with connection.makefile("rb") as reply:
+                answered = reply.read()
+        assert answered.startswith(b"HTTP/1.1 200")
+        assert b"\r\nConnection: close\r\n" in answered
+        assert process.wait(timeout=20) == 0
+
+
 def test_a_client_that_goes_away_is_no_fault_of_ours(model_server):
     """An upload that breaks off is counted as such: no traceback, no internal error."""
     with gateway(MODEL_SERVER=model_server) as (process, url):
@@ -95,6 +162,69 @@ def test_a_client_that_goes_away_is_no_fault_of_ours(model_server):
     assert "Traceback" not in printed
 
 
+def test_the_log_of_serve_is_json_lines(model_server, jpeg):
+    """Each line on standard error, whatever wrote it; the level is a setting."""
+    with gateway(MODEL_SERVER=model_server, LOG_LEVEL="debug") as (process, url):
+        headers = {"Content-Type": "image/jpeg"}
+        urllib.request.urlopen(urllib.request.Request(f"{url}/v1/classify", jpeg, headers)).close()
+        urllib.request.urlopen(f"{url}/livez").close()
+        process.terminate()
+        _, printed = process.communicate(timeout=20)
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    routes = [line["route"] for line in lines if line["logger"] == "gateway.access"]
+    assert routes == ["/v1/classify", "/livez"]
+    assert any(line["logger"] == "asyncio" for line in lines)
+
+
+def test_spans_reach_a_collector(model_server, jpeg, monkeypatch):
+    """OTLP over HTTP, where the standard's variable says, all of them before the process ends."""
+    received = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((self.path, ExportTraceServiceRequest.FromString(body)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever).start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        with gateway(MODEL_SERVER=model_server) as (_, url):
+            headers = {"Content-Type": "image/jpeg"}
+            request = urllib.request.Request(f"{url}/v1/classify", jpeg, headers)
+            urllib.request.urlopen(request).close()
+        collector.shutdown()
+    assert {path for path, _ in received} == {"/v1/traces"}
+    resources = [resource for _, sent in received for resource in sent.resource_spans]
+    names = [s.name for r in resources for scope in r.scope_spans for s in scope.spans]
+    assert sorted(names) == sorted(
+        ["POST /v1/classify", "read", "wait", "prepare", "predict", "explain"]
+    )
+    attributes = {a.key: a.value.string_value for r in resources for a in r.resource.attributes}
+    assert attributes["service.name"] == "hemavision"
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_collector_that_is_away_holds_up_nothing(monkeypatch, listens):
+    """Whether it refuses or is silent: requests are answered, and the process ends."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if listens else 1
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")  # so that waiting would be seen
+        with gateway() as (process, url):
+            with urllib.request.urlopen(f"{url}/livez") as response:
+                assert response.status == 200
+            process.terminate()
+            process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
 def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
     """It draws the samples, starts no server of its own, and ends with the address."""
     process = subprocess.Popen(
@@ -107,7 +237,7 @@ def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
     lines = iter(process.stdout.readline, "")
     ready = next(line for line in lines if line.startswith("Ready"))
     url = re.search(r"http://[\d.:]+", ready)[0]
-    assert ask.check(url, "/readyz") == 0
+    assert cli.main(["check", "--url", url]) == 0
     assert (tmp_path / "samples/neutrophil.png").is_file()
     assert not (tmp_path / "models").exists()
     process.send_signal(signal.SIGINT)
@@ -138,64 +268,3 @@ def test_a_bad_setting_is_told(monkeypatch, capsys):
     assert "HEMAVISION_PORT='eighty': give a whole number from 0 to 65535." in (
         capsys.readouterr().err
     )
-
-
-def test_classify_prints_for_a_person_and_writes_the_overlay(model_server, smear, tmp_path, capsys):
-    """The result can be read, the overlay opened, and a bad file does not stop the others."""
-    from PIL import Image
-
-    good, bad = tmp_path / "cell.png", tmp_path / "bad.png"
-    smear.save(good)
-    bad.write_text("no picture")
-    with gateway(MODEL_SERVER=model_server) as (_, url):
-        status = cli.main(["classify", str(bad), str(good), "--url", url])
-        assert cli.main(["check", "--url", url]) == 0
-    printed = capsys.readouterr()
-    assert status == 1
-    assert "bad.png" in printed.err
-    assert "JPEG" in printed.err
-    for word in ("EOSINOPHIL", "NEUTROPHIL", "Normal range", "One cell is no percentage", "ms"):
-        assert word in printed.out
-    with Image.open(tmp_path / "cell.overlay.png") as overlay:
-        assert overlay.size == smear.size
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(model_server, smear, tmp_path):
-    """`classify ... | head` ends without a traceback."""
-    for name in "abcd":
-        smear.save(tmp_path / f"{name}.png")
-    with gateway(MODEL_SERVER=model_server) as (_, url):
-        process = subprocess.Popen(
-            [HEMAVISION, "classify", *sorted(tmp_path.glob("*.png")), "--url", url],
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait(timeout=30) == 0
-        process.stderr.close()
-
-
-def test_overlays_are_not_classified(tmp_path, smear, capsys):
-    """`classify *.png` twice does not read what it wrote the first time."""
-    smear.save(tmp_path / "cell.overlay.png")
-    assert cli.main(["classify", str(tmp_path / "cell.overlay.png")]) == 0
-    assert "left out" in capsys.readouterr().err
-
-
-def test_classify_without_a_gateway_says_how_to_start_one(tmp_path, smear, capsys):
-    """Status 2 and what to do."""
-    smear.save(tmp_path / "cell.png")
-    assert cli.main(["classify", str(tmp_path / "cell.png"), "--url", "http://127.0.0.1:1"]) == 2
-    assert "make run" in capsys.readouterr().err
-    assert cli.main(["check", "--url", "http://127.0.0.1:1"]) == 1
-
-
-def test_a_share_never_rounds_to_certainty():
-    """99.97 % is not shown as 100, and 0.02 % not as 0."""
-    assert ask.percent(0.99971) == "> 99.9 %"
-    assert ask.percent(0.0002) == "< 0.1 %"
-    assert ask.percent(0.5) == "50.0 %"

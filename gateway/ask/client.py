@@ -1,0 +1,230 @@
+"""The one place that sends: a gateway at its address, and what its refusals mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+from gateway.errors import HemaVisionError
+
+Json = dict[str, Any]
+
+_SCHEMES = ("http", "https")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_BUSY = (429, 503)
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the tries, where the gateway names none
+_LONGEST_WAIT = 60.0
+# what else is refused has nothing to do with the photograph: the next would be refused as well
+_ABOUT_THE_PHOTOGRAPH = (400, 413, 415, 422, 500)
+_PROBLEM = "urn:hemavision:problem:"
+
+
+class Refused(HemaVisionError):
+    """One photograph was not answered; ``problem`` says why, after RFC 9457."""
+
+    def __init__(self, problem: Json) -> None:
+        super().__init__(sentence(problem))
+        self.problem = problem
+
+
+class GatewayUnusable(HemaVisionError):
+    """Nothing that is sent to this address will be answered now."""
+
+
+class GatewayUnreachable(GatewayUnusable):
+    """Nothing answers at the gateway's address."""
+
+
+def problem(name: str, title: str, detail: str) -> Json:
+    """Something that went wrong on this side, in the shape of the gateway's own problems."""
+    kind = _PROBLEM + name
+    return {"type": kind, "title": title, "status": None, "detail": detail, "request_id": None}
+
+
+def sentence(problem: Json) -> str:
+    """A problem for a person."""
+    return f"{problem['title']}. {problem['detail']}".strip()
+
+
+def gateway_url(text: str) -> str:
+    """Check an address as it was typed, and return it without a slash at its end.
+
+    Raises:
+        ValueError: it is none.
+    """
+    address = urlsplit(text)
+    if address.scheme not in _SCHEMES or not address.hostname or address.port == 0:
+        raise ValueError(text)
+    if address.query or address.fragment or not text.isascii() or not text.isprintable():
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+class _Answer(NamedTuple):
+    """One HTTP response."""
+
+    status: int
+    reason: str
+    retry_after: str
+    location: str
+    body: bytes
+
+
+class Gateway:
+    """A gateway at ``url``; each exchange may take ``timeout`` seconds. Threads may share it."""
+
+    def __init__(self, url: str, timeout: float, key: str = "", cacert: Path | None = None) -> None:
+        """``cacert`` holds the certificates to believe, PEM; None: those of the system.
+
+        Raises:
+            GatewayUnusable: ``cacert`` holds none.
+        """
+        self.url, self._timeout, self._key = url, timeout, key
+        self._address = urlsplit(url)
+        secure = self._address.scheme == "https"
+        self._trust = _trust(cacert, self._address.hostname) if secure else None
+        self._met = False  # one that never answered is not waited for
+
+    def classify(self, photograph: bytes, options: Mapping[str, str]) -> Json:
+        """Send one photograph and return the reply; a busy gateway is asked a few times.
+
+        Raises:
+            Refused: this photograph is not answered.
+            GatewayUnusable: no photograph is.
+        """
+        answer = self._insist(f"/v1/classify?{urlencode(options)}", photograph)
+        if answer.status == 200:
+            return self._json(answer, "prediction")
+        told = _told(answer)
+        if answer.status in _ABOUT_THE_PHOTOGRAPH and told["type"] != f"{_PROBLEM}invalid-option":
+            raise Refused(told)
+        raise GatewayUnusable(f"{self.url} does not answer: {sentence(told)}")
+
+    def probe(self, path: str) -> str:
+        """Return the status that a probe tells.
+
+        Raises:
+            Refused: it is not what one hopes for.
+            GatewayUnusable: there is no gateway.
+        """
+        answer = self._exchange("GET", path, None)
+        if answer.status != 200:
+            raise Refused(_told(answer))
+        return str(self._json(answer, "status")["status"])
+
+    def _insist(self, target: str, body: bytes) -> _Answer:
+        for wait in _WAITS:
+            try:
+                answer = self._exchange("POST", target, body)
+            except GatewayUnreachable:
+                if not self._met:
+                    raise
+                time.sleep(wait)
+                continue
+            self._met = True
+            asked = _seconds(answer.retry_after, wait)
+            if answer.status not in _BUSY or asked > _LONGEST_WAIT:
+                return answer
+            time.sleep(asked)
+        return self._exchange("POST", target, body)
+
+    def _exchange(self, method: str, target: str, body: bytes | None) -> _Answer:
+        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        connection = self._connection()
+        try:
+            return _spoken(connection, method, self._address.path + target, body, headers)
+        except TimeoutError as error:
+            raise GatewayUnusable(
+                f"{self.url} does not answer within {self._timeout:g} s"
+            ) from error
+        except (OSError, IncompleteRead) as error:
+            raise GatewayUnreachable(f"nothing answers at {self.url} ({_reason(error)})") from error
+        except HTTPException as error:
+            raise self._stranger() from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        host, port = self._address.hostname or "", self._address.port
+        if self._trust is None:
+            return HTTPConnection(host, port, timeout=self._timeout)
+        return HTTPSConnection(host, port, timeout=self._timeout, context=self._trust)
+
+    def _json(self, answer: _Answer, expected: str) -> Json:
+        try:
+            reply: Json = json.loads(answer.body)
+            reply[expected]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._stranger() from error
+        return reply
+
+    def _stranger(self) -> GatewayUnusable:
+        return GatewayUnusable(f"what answers at {self.url} is no HemaVision gateway")
+
+
+def _trust(cacert: Path | None, host: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=cacert)
+    except OSError as error:
+        raise GatewayUnusable(f"{cacert} holds no certificates") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the gateway's own will do as well
+    if cacert and host in _LOOPBACK:  # no certificate names these
+        context.check_hostname = False
+    return context
+
+
+def _spoken(
+    connection: HTTPConnection,
+    method: str,
+    target: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+) -> _Answer:
+    connection.connect()
+    with suppress(ConnectionError):  # a server that refuses a body may answer before it has it all
+        connection.request(method, target, body, headers)
+    with connection.getresponse() as response:
+        return _Answer(
+            response.status,
+            response.reason,
+            response.getheader("Retry-After", ""),
+            response.getheader("Location", ""),
+            response.read(),
+        )
+
+
+def _told(answer: _Answer) -> Json:
+    """The server's own words, or what the status says where it has none for us."""
+    try:
+        told: Json = json.loads(answer.body)
+        return told | {"type": str(told["type"]), "title": told["title"], "detail": told["detail"]}
+    except (ValueError, KeyError, TypeError):
+        return {
+            "type": "about:blank",  # RFC 9457: no more than the HTTP status
+            "title": f"HTTP {answer.status} {answer.reason}".strip(),
+            "status": answer.status,
+            "detail": f"It points to {answer.location}" if answer.location else "",
+            "request_id": None,
+        }
+
+
+def _seconds(retry_after: str, otherwise: float) -> float:
+    """A number of seconds; the header's other form, a date, is as rare as it is useless here."""
+    return float(retry_after) if retry_after.isdecimal() else otherwise
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, IncompleteRead):
+        return "it broke off its reply"
+    number = getattr(error, "errno", None)
+    return getattr(error, "strerror", None) or (os.strerror(number) if number else str(error))
