@@ -1,13 +1,19 @@
 """Ask TensorFlow Serving, over gRPC and without TensorFlow.
 
-One place for the deadline, the retry and the balancing: gRPC's own service config does all
-three. A call that no server took (UNAVAILABLE, RESOURCE_EXHAUSTED) is safe to repeat, since a
-prediction changes nothing; it is repeated once, a moment later, inside the same deadline.
+One place for the deadline, the retry, the balancing and the breaker. What is left of a request's
+deadline is its call's. gRPC's own service config repeats and balances: a call that no server
+took (UNAVAILABLE, RESOURCE_EXHAUSTED) or that one dropped as it ended (CANCELLED) is safe to
+repeat, since a prediction changes nothing; it is repeated once, a moment later, by the next server
+where there are several, inside the same deadline, and not at all while many fail. The breaker
+leaves servers alone that do not answer.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +22,17 @@ import numpy as np
 from grpc import StatusCode
 from numpy.typing import NDArray
 
-from gateway import contract
+from gateway import contract, tracing
+from gateway.breaker import Breaker
+from gateway.deadline import Deadline
 from gateway.errors import HemaVisionError, ModelMisbehaved, ModelUnavailable, Overloaded
 from gateway.protos import serving_pb2 as pb
+
+_LOG = logging.getLogger(__name__)
+
+Observe = Callable[[str, str, str, float], None]
+"""Told of each call: its signature, the model's version (each empty where there is none), the
+gRPC status and the seconds that it took, gRPC's own retry included."""
 
 GRPC_ERRORS: dict[StatusCode, type[HemaVisionError]] = {
     # all of the server's threads are busy
@@ -50,10 +64,18 @@ _ADVICE: dict[type[HemaVisionError], str] = {
     ModelMisbehaved: "The model server refused the request. Tell the operator of this service: its "
     "model is not the one that this gateway was made for.",
 }
+_LATE = (
+    "The model did not answer within the time that this request had left. Try again in a moment; "
+    "if it lasts, tell the operator of this service."
+)
 """What a client is told. Addresses and gRPC's own words are a note on the error, for the log."""
 
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # a failure takes a token and a success gives a tenth back: below half there is no retry, so
+    # that servers in trouble do not get twice the calls. A lost server's calls all fail at once:
+    # fifty of them are repeated.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     "methodConfig": [
         {
             "name": [{}],
@@ -62,7 +84,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",  # gRPC adds the jitter
                 "maxBackoff": "0.05s",
                 "backoffMultiplier": 1,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         }
     ],
@@ -71,15 +93,23 @@ _CHANNEL_OPTIONS = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # the client's default is 4 MiB, which sixteen photographs' worth of features exceed
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # a server that was away is found again within a second, not within gRPC's two minutes
+    # a server that was away is found again within half a second, not within gRPC's two minutes
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # so long may one attempt to connect take, and not gRPC's 20 s: a black hole swallows attempts
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    # a machine that vanished without a word is given up after two seconds of silence while a
+    # call is under way; otherwise it is asked every 330 s: below 300 s servers call it an abuse
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
     # nor is its new address looked up only after gRPC's half minute
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # the model server is on the inside: a proxy meant for the outside has no way to it
     ("grpc.enable_http_proxy", 0),
 )
+_FAIR_TRIAL = 0.5
+"""Seconds. A server that did not answer within less may be no more than slow."""
 _ROUNDING = 1e-3  # a model in bfloat16 is off by this much
 _IMAGE_SHAPE = (contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
 _OUTPUT_SHAPES = {
@@ -107,13 +137,29 @@ class Prediction:
     cam_fine: NDArray[np.float32] | None = None
 
 
-class ModelClient:
-    """A channel to the model server; ``close`` it. It connects when it is first used."""
+_SILENT = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
+"""What gRPC says by itself, where no server has answered."""
 
-    def __init__(self, address: str, timeout: float, name: str = contract.MODEL_NAME) -> None:
-        """``address`` is host:port, ``timeout`` the longest wait of a call in seconds."""
-        self._name, self._address, self._timeout = name, address, timeout
-        self._channel = grpc.aio.insecure_channel(f"dns:///{address}", _CHANNEL_OPTIONS)
+
+class ModelClient:
+    """A channel to the model servers, which it begins to connect to; ``close`` it."""
+
+    def __init__(
+        self,
+        address: str,
+        observe: Observe = lambda *_: None,
+        credentials: grpc.ChannelCredentials | None = None,
+        name: str = contract.MODEL_NAME,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """``address`` is host:port, or several IP addresses with ports and commas between.
+
+        Without ``credentials`` the channel is in the clear.
+        """
+        self._name, self._address, self._breaker = name, address, breaker or Breaker()
+        self._observe = observe
+        self._channel = _channel(_target(address), credentials)
+        self._channel.get_state(try_to_connect=True)  # no request has to wait for it
         self._predict = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             request_serializer=pb.PredictRequest.SerializeToString,
@@ -125,17 +171,33 @@ class ModelClient:
             response_deserializer=pb.ModelStatusResponse.FromString,
         )
 
-    async def predict(self, tensor: NDArray[np.uint8]) -> Prediction:
+    @property
+    def given_up(self) -> bool:
+        """Whether the servers are left alone, since they failed several times in a row."""
+        return self._breaker.open
+
+    def refuse_if_given_up(self) -> None:
+        """Spare a request the work on its photograph where the model would not be asked.
+
+        Raises:
+            ModelUnavailable: the breaker lets no call through at this moment.
+        """
+        if self._breaker.pause() > 0:
+            raise self._left_alone()
+
+    async def predict(self, tensor: NDArray[np.uint8], deadline: Deadline) -> Prediction:
         """Classify one photograph, uint8 [224, 224, 3].
 
         Raises:
             ModelUnavailable, ModelMisbehaved: see ``GRPC_ERRORS``.
         """
         request = self._request(contract.PREDICT_SIGNATURE, tensor)
-        response: pb.PredictResponse = await self._call(self._predict, request)
+        response: pb.PredictResponse = await self._call(self._predict, request, deadline)
         return _prediction(response, (contract.PROBABILITIES, contract.UNFAMILIARITY))
 
-    async def explain(self, tensor: NDArray[np.uint8], class_index: int) -> Prediction:
+    async def explain(
+        self, tensor: NDArray[np.uint8], class_index: int, deadline: Deadline
+    ) -> Prediction:
         """Classify one photograph and ask where class ``class_index`` was seen, in one call.
 
         Raises:
@@ -146,17 +208,17 @@ class ModelClient:
             _tensor(np.array([class_index], np.int32), pb.DT_INT32)
         )
         request.output_filter.extend(contract.EXPLANATION)
-        response: pb.PredictResponse = await self._call(self._predict, request)
+        response: pb.PredictResponse = await self._call(self._predict, request, deadline)
         return _prediction(response, contract.EXPLANATION)
 
-    async def available_version(self) -> int:
+    async def available_version(self, deadline: Deadline) -> int:
         """Return the newest version that the server calls AVAILABLE.
 
         Raises:
             ModelUnavailable: the server does not answer, or has none.
         """
         request = pb.ModelStatusRequest(model_spec=pb.ModelSpec(name=self._name))
-        response: pb.ModelStatusResponse = await self._call(self._status, request)
+        response: pb.ModelStatusResponse = await self._call(self._status, request, deadline)
         available = pb.ModelVersionStatus.State.AVAILABLE
         versions = [s.version for s in response.model_version_status if s.state == available]
         if not versions:
@@ -176,20 +238,85 @@ class ModelClient:
             inputs={contract.IMAGES: _tensor(tensor[np.newaxis], pb.DT_UINT8)},
         )
 
-    async def _call(self, method: Any, request: Any) -> Any:
+    async def _call(self, method: Any, request: Any, deadline: Deadline) -> Any:
+        seconds = deadline.remaining()
+        if not seconds:  # which gRPC would take for no deadline at all
+            raise ModelUnavailable(_LATE)
+        if not self._breaker.admit():
+            raise self._left_alone()
         try:
-            response = await method(request, timeout=self._timeout)
+            response = await self._observed(method, request, seconds)
         except grpc.aio.AioRpcError as error:
+            self._blame(error.code(), seconds)
             raise self._translated(error) from error
+        self._praise()
         if response is None:  # what gRPC gives for bytes that are no such message
             raise ModelMisbehaved(_ADVICE[ModelMisbehaved])
         return response
 
+    async def _observed(self, method: Any, request: Any, seconds: float) -> Any:
+        """Make one call, with the request's ids, and tell the observer what became of it."""
+        started = time.perf_counter()
+        code, version = StatusCode.CANCELLED, ""  # unless it ends otherwise
+        trace = tracing.current()
+        try:
+            response = await method(
+                request, timeout=seconds, metadata=trace.headers if trace else None
+            )
+            code = StatusCode.INTERNAL if response is None else StatusCode.OK
+            version = _version(response)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            raise
+        finally:
+            signature = request.model_spec.signature_name
+            self._observe(signature, version, code.name, time.perf_counter() - started)
+        return response
+
+    def _blame(self, code: StatusCode, seconds: float) -> None:
+        """Count what says that nobody is there. Who refuses is; too little time says nothing."""
+        if code not in _SILENT:
+            self._praise()
+        elif code is StatusCode.UNAVAILABLE or (
+            code is StatusCode.DEADLINE_EXCEEDED and seconds >= _FAIR_TRIAL
+        ):
+            was_open = self._breaker.open
+            self._breaker.failed()
+            if self._breaker.open and not was_open:
+                _LOG.warning("%s does not answer: left alone but for trials", self._address)
+
+    def _praise(self) -> None:
+        if self._breaker.open:
+            _LOG.warning("%s answers again", self._address)
+        self._breaker.succeeded()
+
+    def _left_alone(self) -> ModelUnavailable:
+        return ModelUnavailable(_ADVICE[ModelUnavailable], retry_after=self._breaker.pause())
+
     def _translated(self, error: grpc.aio.AioRpcError) -> HemaVisionError:
         kind = GRPC_ERRORS[error.code()]
-        translated = kind(_ADVICE[kind])
+        late = error.code() is StatusCode.DEADLINE_EXCEEDED
+        translated = kind(_LATE if late else _ADVICE[kind])
         translated.add_note(f"{self._address}: {error.code().name}: {error.details()}")
         return translated
+
+
+def _version(response: Any) -> str:
+    answered = isinstance(response, pb.PredictResponse)  # the status of all versions has none
+    return str(response.model_spec.version.value) if answered else ""
+
+
+def _channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, _CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, _CHANNEL_OPTIONS)
+
+
+def _target(address: str) -> str:
+    """Name the servers as gRPC does: one name that DNS knows, or a list of IP addresses."""
+    if "," not in address:
+        return f"dns:///{address}"
+    return f"{'ipv6' if '[' in address else 'ipv4'}:{address}"
 
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int32], dtype: pb.DataType) -> pb.Tensor:

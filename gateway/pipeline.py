@@ -7,11 +7,10 @@ once, and answers with probabilities and heat map together.
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -19,35 +18,54 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gateway import heatmap, imaging, quality
+from gateway.allowance import Allowance
 from gateway.annotation import Leukocyte, Reference
 from gateway.contract import CLASSES, PREDICTED_CLASS
+from gateway.deadline import Deadline, RecentCost
 from gateway.heatmap import Colormap, PictureFormat
 from gateway.model_client import Prediction
+from gateway.tracing import stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
 STAGES = ("wait", "prepare", "predict", "explain")
 """What a photograph goes through, in this order."""
 
+_DEGRADED = (
+    "There was no time left for the heat map. Give the request more time, or ask again without "
+    "`degrade`."
+)
+
 Kind = Literal["overlay", "grid", "none"]
 Resolution = Literal["fine", "coarse"]
+Degrade = Literal["never", "allow"]
 
 
 class Model(Protocol):
     """What the pipeline asks of a model; ``ModelClient`` is the one there is."""
 
-    async def predict(self, tensor: NDArray[np.uint8]) -> Prediction:
+    def refuse_if_given_up(self) -> None:
+        """Raise where it would not be asked at this moment."""
+        ...
+
+    async def predict(self, tensor: NDArray[np.uint8], deadline: Deadline) -> Prediction:
         """Classify."""
         ...
 
-    async def explain(self, tensor: NDArray[np.uint8], class_index: int) -> Prediction:
+    async def explain(
+        self, tensor: NDArray[np.uint8], class_index: int, deadline: Deadline
+    ) -> Prediction:
         """Classify, and say where a class was seen."""
         ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the client wants to see; ``explain`` names a class, None the predicted one."""
+    """What the client wants to see, and how soon.
+
+    ``explain`` names a class, None the predicted one. ``timeout`` is in seconds, None the
+    service's own; with ``degrade`` the heat map may be left out where there is no time for it.
+    """
 
     heatmap: Kind = "overlay"
     explain: str | None = None
@@ -55,6 +73,8 @@ class Options:
     colormap: Colormap = "jet"
     alpha: float = 0.4
     format: PictureFormat = "png"
+    timeout: float | None = None
+    degrade: Degrade = "never"
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class Heatmap:
 class Report:
     """The answer; with ``doubts``, it is no more than the nearest of the classes.
 
+    ``degraded`` says why the heat map that was asked for is left out; None: it is not.
     ``timing_ms`` holds wait, prepare, predict, explain and their total.
     """
 
@@ -87,34 +108,48 @@ class Report:
     annotation: Leukocyte
     statement: str
     heatmap: Heatmap | None
+    degraded: str | None
     quality: quality.Quality
     photograph: Image.Image
     timing_ms: dict[str, float]
+
+    def within(self, target_ms: float) -> bool:
+        """Tell whether the answer took no longer than ``target_ms``, to what is reported of it."""
+        return round(self.timing_ms["total"], 2) <= target_ms
 
 
 class Pipeline:
     """Everything that one photograph needs, wired by ``app``."""
 
     def __init__(
-        self, model: Model, workers: Executor, reference: Reference, max_pixels: int
+        self,
+        model: Model,
+        workers: Executor,
+        reference: Reference,
+        max_pixels: int,
+        allowance: Allowance,
     ) -> None:
-        self._model, self._workers = model, workers
+        self._model, self._workers, self._allowance = model, workers, allowance
         self._reference, self._max_pixels = reference, max_pixels
+        self._asking = RecentCost()
+        self._drawing: defaultdict[str, RecentCost] = defaultdict(RecentCost)
 
-    async def classify(self, data: bytes, options: Options, waited_ms: float = 0.0) -> Report:
-        """Answer one photograph, which waited ``waited_ms`` to be let in.
+    async def classify(
+        self, data: bytes, options: Options, deadline: Deadline, waited_ms: float = 0.0
+    ) -> Report:
+        """Answer one photograph before ``deadline``, which waited ``waited_ms`` to be let in.
 
         Raises:
             RequestError: the photograph cannot be read.
             ServiceError: the model cannot be asked.
         """
-        clock = [time.perf_counter()]
-        photograph, fitness = await self._in_thread(_prepare, data, self._max_pixels)
-        clock.append(time.perf_counter())
-        prediction = await self._ask(photograph.tensor, options)
-        clock.append(time.perf_counter())
-        explanation = await self._in_thread(_explain, photograph.picture, prediction, options)
-        clock.append(time.perf_counter())
+        self._model.refuse_if_given_up()
+        with stage("prepare") as prepare:
+            photograph, fitness = await self._prepare(data, deadline)
+        with stage("predict") as predict:
+            prediction = await self._ask(photograph, options, deadline)
+        with stage("explain") as explain:
+            explanation = await self._explain(photograph, prediction, options, deadline)
         predicted = CLASSES[int(prediction.probabilities.argmax())]
         return Report(
             model_version=prediction.version,
@@ -122,36 +157,79 @@ class Pipeline:
             confidence=float(prediction.probabilities.max()),
             probabilities=dict(zip(CLASSES, prediction.probabilities.tolist(), strict=True)),
             unfamiliarity=float(prediction.unfamiliarity),
-            doubts=quality.doubts(float(prediction.unfamiliarity)),
+            doubts=quality.doubts(float(prediction.unfamiliarity), fitness),
             annotation=self._reference.classes[predicted],
             statement=self._reference.statement,
             heatmap=explanation,
+            degraded=_DEGRADED if explanation is None and options.heatmap != "none" else None,
             quality=fitness,
             photograph=photograph.picture,
-            timing_ms=_timing(waited_ms, clock),
+            timing_ms=_timing(waited_ms, prepare.ms, predict.ms, explain.ms),
         )
 
-    async def _ask(self, tensor: NDArray[np.uint8], options: Options) -> Prediction:
-        if options.heatmap == "none":
-            return await self._model.predict(tensor)
+    async def _prepare(
+        self, data: bytes, deadline: Deadline
+    ) -> tuple[imaging.Photograph, quality.Quality]:
+        opened = await self._in_thread(imaging.open_photograph, data, self._max_pixels)
+        async with self._allowance.of(opened.weight, deadline.remaining()):
+            return await self._in_thread(_decode_and_assess, opened)
+
+    async def _ask(
+        self, photograph: imaging.Photograph, options: Options, deadline: Deadline
+    ) -> Prediction:
+        seconds = self._asking.mean() + self._drawing_seconds(photograph, options)
+        if options.heatmap == "none" or _no_time(options, deadline, seconds):
+            return await self._model.predict(photograph.tensor, deadline)
         explained = PREDICTED_CLASS if options.explain is None else CLASSES.index(options.explain)
-        return await self._model.explain(tensor, explained)
+        with self._asking.measured():
+            return await self._model.explain(photograph.tensor, explained, deadline)
+
+    async def _explain(
+        self,
+        photograph: imaging.Photograph,
+        prediction: Prediction,
+        options: Options,
+        deadline: Deadline,
+    ) -> Heatmap | None:
+        cam = prediction.cam_fine if options.resolution == "fine" else prediction.cam
+        seconds = self._drawing_seconds(photograph, options)
+        if cam is None or _no_time(options, deadline, seconds):
+            return None
+        explained = options.explain or CLASSES[int(prediction.probabilities.argmax())]
+        with self._drawing[_work(options)].measured(per=_pixels(photograph)):
+            return await self._in_thread(_draw, photograph.picture, cam, explained, options)
+
+    def _drawing_seconds(self, photograph: imaging.Photograph, options: Options) -> float:
+        return self._drawing[_work(options)].mean() * _pixels(photograph)
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._workers, lambda: function(*args, **kwargs))
 
 
-def _prepare(data: bytes, max_pixels: int) -> tuple[imaging.Photograph, quality.Quality]:
-    photograph = imaging.read_photograph(data, max_pixels)
+def _decode_and_assess(opened: imaging.Opened) -> tuple[imaging.Photograph, quality.Quality]:
+    photograph = imaging.decode(opened)
     return photograph, quality.assess(photograph)
 
 
-def _explain(picture: Image.Image, prediction: Prediction, options: Options) -> Heatmap | None:
-    cam = prediction.cam_fine if options.resolution == "fine" else prediction.cam
-    if cam is None:
-        return None
-    explained = options.explain or CLASSES[int(prediction.probabilities.argmax())]
+def _no_time(options: Options, deadline: Deadline, seconds: float) -> bool:
+    """Tell whether to leave the heat map out, which would take ``seconds``."""
+    return options.degrade == "allow" and deadline.remaining() < seconds
+
+
+def _work(options: Options) -> str:
+    """Name what is drawn, where that makes a difference to how long it takes."""
+    return options.format if options.heatmap == "overlay" else options.heatmap
+
+
+def _pixels(photograph: imaging.Photograph) -> int:
+    width, height = photograph.picture.size
+    return width * height
+
+
+def _draw(
+    picture: Image.Image, cam: NDArray[np.float32], explained: str, options: Options
+) -> Heatmap:
     if options.heatmap == "grid":
         return Heatmap(explained, heatmap.normalise(cam), None, None)
     overlay = heatmap.overlay(picture, cam, options.colormap, options.alpha)
@@ -159,7 +237,6 @@ def _explain(picture: Image.Image, prediction: Prediction, options: Options) -> 
     return Heatmap(explained, heatmap.normalise(cam), overlay, encoded)
 
 
-def _timing(waited_ms: float, clock: list[float]) -> dict[str, float]:
-    worked = [(end - start) * 1000 for start, end in pairwise(clock)]
-    timing = dict(zip(STAGES, (waited_ms, *worked), strict=True))
+def _timing(*milliseconds: float) -> dict[str, float]:
+    timing = dict(zip(STAGES, milliseconds, strict=True))
     return timing | {"total": sum(timing.values())}

@@ -11,41 +11,65 @@ import dataclasses
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 from aiohttp import web
 
-from gateway.app import create_app
+from gateway.app import LIFECYCLE, create_app
 from gateway.contract import MODEL_NAME
+from gateway.deadline import Deadline
 from gateway.errors import HemaVisionError, ModelUnavailable, SettingsError
+from gateway.lifecycle import Lifecycle
+from gateway.middleware import HTTP_LOG
 from gateway.model_client import ModelClient
+from gateway.server import Runner
 from gateway.settings import Settings
+from gateway.telemetry import Recorder
+from gateway.tls import channel_credentials, server_context
 
 _STOP_SECONDS = 10.0
+_LINGER_SECONDS = 0.5
+_STEPS_TO_ACCEPT = 5
+"""More turns of the loop than asyncio needs to make a connection of a socket that it accepted; it
+drops those whose server is closed meanwhile."""
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StepFailed(HemaVisionError):
     """A step failed, or the model server ended; the message ends with what it printed."""
 
 
-async def serve(settings: Settings) -> int:
-    """Run the gateway until SIGINT, SIGTERM or SIGHUP."""
+async def serve(settings: Settings, *, recorder: Recorder | None = None) -> int:
+    """Run the gateway until SIGINT, SIGTERM or SIGHUP, then finish what is under way.
+
+    ``recorder`` is of the requests' spans.
+    """
     with closing(_listen(settings)) as listening:
+        _refuse_strangers(settings, listening)
         stop = _stop_event()
-        async with _gateway(settings, listening):
-            print(f"listening on {_url(listening)}", flush=True)
+        async with _gateway(settings, listening, recorder):
+            print(f"listening on {_url(settings, listening)}", flush=True)
             await stop.wait()
     return 0
 
 
-async def up(settings: Settings, own_server: bool, models: Path, samples: Path) -> int:
+async def up(
+    settings: Settings,
+    own_server: bool,
+    models: Path,
+    samples: Path,
+    *,
+    recorder: Recorder | None = None,
+) -> int:
     """Draw samples, export the model where needed, start model server and gateway, wait.
 
     With ``own_server`` false, ``settings.model_server`` names one that runs already.
@@ -54,8 +78,12 @@ async def up(settings: Settings, own_server: bool, models: Path, samples: Path) 
         StepFailed, SettingsError: a step failed; what was started is stopped again.
     """
     with closing(_listen(settings)) as listening:
+        _refuse_strangers(settings, listening)
+        _read_files(settings)
         stop = _stop_event()
-        running = asyncio.create_task(_run(settings, own_server, models, samples, listening))
+        running = asyncio.create_task(
+            _run(settings, own_server, models, samples, listening, recorder=recorder)
+        )
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -73,14 +101,16 @@ async def _run(
     models: Path,
     samples: Path,
     listening: socket.socket,
+    *,
+    recorder: Recorder | None,
 ) -> None:
     await _step("drawing sample pictures", "draw", str(samples))
     async with _model_server(own_server, models) as server:
         if server is not None:
             settings = dataclasses.replace(settings, model_server=server.address, models=models)
         await _wait_for_model(settings)
-        async with _gateway(settings, listening):
-            url = _url(listening)
+        async with _gateway(settings, listening, recorder):
+            url = _url(settings, listening)
             print(
                 f"Ready: open {url} or send a picture: "
                 f"curl -F file=@{samples}/neutrophil.png {url}/v1/classify",
@@ -125,13 +155,16 @@ async def _model_server(own_server: bool, models: Path) -> AsyncIterator[_ModelS
 
 
 async def _wait_for_model(settings: Settings) -> None:
-    model = ModelClient(settings.model_server, timeout=2.0)
+    credentials = channel_credentials(
+        settings.model_tls_ca, settings.model_tls_certificate, settings.model_tls_key
+    )
+    model = ModelClient(settings.model_server, credentials=credentials)
     try:
         async with _progress(f"waiting for the model at {settings.model_server}"):
             deadline = time.monotonic() + 60
             while True:
                 try:
-                    await model.available_version()
+                    await model.available_version(Deadline.after(2.0))
                 except ModelUnavailable as error:
                     if time.monotonic() > deadline:
                         raise StepFailed(
@@ -146,14 +179,74 @@ async def _wait_for_model(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _gateway(settings: Settings, listening: socket.socket) -> AsyncIterator[None]:
-    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=_STOP_SECONDS)
+async def _gateway(
+    settings: Settings, listening: socket.socket, recorder: Recorder | None
+) -> AsyncIterator[None]:
+    app = create_app(settings, recorder=recorder)
+    tls = server_context(settings.tls_certificate, settings.tls_key)
+    runner = Runner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=_STOP_SECONDS)
     await runner.setup()
     try:
-        await web.SockSite(runner, listening).start()
-        yield
+        site = web.SockSite(runner, listening, ssl_context=tls)
+        await site.start()
+        try:
+            yield
+        finally:
+            app[LIFECYCLE].stopping = True
+            await asyncio.sleep(settings.drain)  # served on, while balancers hear of it
+            last = await _accept_the_last(listening)
+            await site.stop()
+            await _make(last, runner, tls)
+            await _quiet(runner, app[LIFECYCLE], Deadline.after(settings.deadline))
     finally:
-        await runner.cleanup()
+        await runner.cleanup()  # once what is in flight is answered
+
+
+async def _accept_the_last(listening: socket.socket) -> list[socket.socket]:
+    """Take the connections that the system has made and nobody here has seen.
+
+    Closing the socket would reset them, with the requests that are on them.
+    """
+    asyncio.get_running_loop().remove_reader(listening)
+    for _ in range(_STEPS_TO_ACCEPT):
+        await asyncio.sleep(0)
+    accepted = []
+    with suppress(OSError):  # there are no more, or no more can be had
+        while True:
+            accepted.append(listening.accept()[0])
+    return accepted
+
+
+async def _make(
+    sockets: list[socket.socket], runner: web.AppRunner, tls: ssl.SSLContext | None
+) -> None:
+    """Serve accepted sockets; of those that do not speak TLS as they should, nobody hears."""
+    assert runner.server is not None  # it was set up
+    loop, timeout = asyncio.get_running_loop(), _LINGER_SECONDS if tls else None
+    for connection in sockets:
+        connection.setblocking(False)  # accept() gives blocking ones
+    made = (
+        loop.connect_accepted_socket(
+            runner.server, connection, ssl=tls, ssl_handshake_timeout=timeout
+        )
+        for connection in sockets
+    )
+    await asyncio.gather(*made, return_exceptions=True)
+
+
+async def _quiet(runner: web.AppRunner, lifecycle: Lifecycle, deadline: Deadline) -> None:
+    """Wait for uploads that are under way, and a moment for requests that are on the line.
+
+    From the runner's cleanup on, aiohttp drops whatever still arrives. Each answer closes its
+    connection by now; those on which nothing comes are not waited for.
+    """
+    assert runner.server is not None  # it was set up
+    moment = Deadline.after(_LINGER_SECONDS)
+    # aiohttp tells nobody of its last connection's end
+    while runner.server.connections and deadline.remaining():
+        if not (lifecycle.under_way or moment.remaining()):
+            break
+        await asyncio.sleep(0.01)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -175,17 +268,54 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _refuse_strangers(settings: Settings, listening: socket.socket) -> None:
+    """Refuse an address that others reach, where nothing says who may ask.
+
+    The bound address counts, not its spelling: a name may lead anywhere.
+
+    Raises:
+        SettingsError: with both ways out.
+    """
+    address = listening.getsockname()[0]
+    if settings.keys_file or settings.insecure or ip_address(address).is_loopback:
+        return
+    raise SettingsError(
+        f"{address} can be reached from other machines and there are no API keys: anybody could "
+        "use the model. Make a key with `hemavision key NAME` and set HEMAVISION_KEYS_FILE; or, "
+        "where something in front keeps strangers out, say --insecure or HEMAVISION_INSECURE=true."
+    )
+
+
+def _read_files(settings: Settings) -> None:
+    """Tell of a key or certificate that cannot be used now, not after the slow steps.
+
+    Raises:
+        SettingsError: with its file.
+    """
+    server_context(settings.tls_certificate, settings.tls_key)
+    create_app(settings)
+
+
+def _url(settings: Settings, listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_IGN:  # started with nohup
-            continue
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    """Set by the first signal. A second one ends the process at once, as if nobody handled it."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    # SIG_IGN: started with nohup
+    handled = [n for n in _STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+
+    def first() -> None:
+        stop.set()
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in handled:
+        loop.add_signal_handler(number, first)
     return stop
 
 

@@ -20,11 +20,10 @@ import http.client
 import io
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +32,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from loadtest import photographs, processes
+
 BASELINE = "bare gradcam"
 _OUTPUTS = ("probabilities", "cam", "cam_fine")
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
 _WARMUP_ROUNDS = 10
 
 Call = Callable[[int], object]
 
 
 def main() -> int:
-    """Run the benchmark; status 2 where there is nothing to run it on."""
+    """Run the benchmark."""
     given = _arguments()
-    files = sorted(p for p in given.photographs.glob("**/*") if _is_photograph(p))
-    if not files:
-        print(f"bench: no photograph in {given.photographs}", file=sys.stderr)
-        return 2
-    # spread over the folder: its first files may all be of one class
-    chosen = files[:: max(1, len(files) // given.most)][: given.most]
-    bodies = [path.read_bytes() for path in chosen]
-    with ExitStack() as stack:
-        model_server = stack.enter_context(_process("export", "serve", "--address", "127.0.0.1:0"))
-        environment = {"HEMAVISION_MODEL_SERVER": model_server, "HEMAVISION_PORT": "0"}
-        gateway = stack.enter_context(_process("gateway.cli", "serve", **environment))
-        times = _measure(_calls(model_server, gateway, bodies), given.rounds, len(bodies))
+    bodies = photographs.read(given.photographs, given.most)
+    with processes.model_server() as server, processes.gateway(server.address) as gateway:
+        calls = _calls(server.address, gateway.address, bodies)
+        times = _measure(calls, given.rounds, len(bodies))
     _write(given.raw, times)
     print(_table(times, len(bodies)))
     print(f"every time: {given.raw}")
     return 0
-
-
-def _is_photograph(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and ".overlay" not in path.name
 
 
 def _calls(model_server: str, gateway: str, bodies: list[bytes]) -> dict[str, Call]:
@@ -91,12 +79,12 @@ def _calls(model_server: str, gateway: str, bodies: list[bytes]) -> dict[str, Ca
     }
 
 
-def _measure(calls: dict[str, Call], rounds: int, photographs: int) -> dict[str, list[float]]:
+def _measure(calls: dict[str, Call], rounds: int, bodies: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-_WARMUP_ROUNDS, rounds):
         for name, call in calls.items():
             started = time.perf_counter()
-            call(number % photographs)
+            call(number % bodies)
             elapsed = (time.perf_counter() - started) * 1000
             if number >= 0:
                 times[name].append(elapsed)
@@ -143,36 +131,12 @@ def _tensor(body: bytes) -> NDArray[np.uint8]:
     return np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR))
 
 
-@contextmanager
-def _process(module: str, *arguments: str, **environment: str) -> Iterator[str]:
-    """Run a module until its first line, whose last word is its address; stop it afterwards."""
-    process = subprocess.Popen(  # noqa: S603  # our own modules
-        [sys.executable, "-m", module, *arguments],
-        env={k: v for k, v in os.environ.items() if "HEMAVISION" not in k} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None  # it is a pipe
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"bench: {module} did not start; run it by hand to see why")
-        yield line.split()[-1]
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _table(times: dict[str, list[float]], photographs: int) -> str:
+def _table(times: dict[str, list[float]], bodies: int) -> str:
     rounds = len(times[BASELINE])
     base = float(np.percentile(times[BASELINE], 50))
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     lines = [
-        f"{rounds} rounds over {photographs} photographs, one client, {machine}",
+        f"{rounds} rounds over {bodies} photographs, one client, {machine}",
         f"{'':<22}{'p50 ms':>9}{'p99 ms':>9}{'p50 / ' + BASELINE:>22}",
     ]
     for name, series in times.items():

@@ -1,8 +1,12 @@
 """Talking to TensorFlow Serving: the wire, the errors, the retry."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -11,12 +15,18 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 from gateway import contract, errors
+from gateway.breaker import Breaker
+from gateway.deadline import Deadline
 from gateway.model_client import GRPC_ERRORS, ModelClient
 from gateway.protos import serving_pb2 as pb
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 TENSOR = np.arange(224 * 224 * 3, dtype=np.uint32).astype(np.uint8).reshape(224, 224, 3)
+
+
+def soon() -> Deadline:
+    return Deadline.after(5.0)
 
 
 def answer(
@@ -45,7 +55,7 @@ def answer(
 @asynccontextmanager
 async def serving(
     handle: Callable[[predict_pb2.PredictRequest, grpc.aio.ServicerContext], object],
-    seconds: float = 5.0,
+    breaker: Breaker | None = None,
 ) -> AsyncIterator[ModelClient]:
     """A client of a real gRPC server that speaks the official messages."""
 
@@ -70,7 +80,7 @@ async def serving(
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    client = ModelClient(f"127.0.0.1:{port}", seconds)
+    client = ModelClient(f"127.0.0.1:{port}", breaker=breaker)
     try:
         yield client
     finally:
@@ -140,7 +150,7 @@ def test_every_grpc_status_means_something_here():
 async def test_replies_are_read_from_either_encoding(content):
     """Typed fields or tensor_content: the arrays are the same."""
     async with serving(lambda *_: answer(content=content)) as client:
-        prediction = await client.explain(TENSOR, 2)
+        prediction = await client.explain(TENSOR, 2, soon())
     assert prediction.version == 7
     assert prediction.probabilities.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert prediction.cam.tolist() == np.arange(16.0).reshape(4, 4).tolist()
@@ -151,8 +161,8 @@ async def test_the_request_carries_the_photograph_and_asks_only_for_what_is_used
     """One uint8 photograph, the class to explain, and an output filter."""
     seen = []
     async with serving(lambda request, _: seen.append(request) or answer()) as client:
-        await client.explain(TENSOR, 2)
-        await client.predict(TENSOR)
+        await client.explain(TENSOR, 2, soon())
+        await client.predict(TENSOR, soon())
     explain, predict = seen
     assert explain.model_spec.signature_name == "gradcam"
     assert explain.inputs["images"].tensor_content == TENSOR.tobytes()
@@ -168,9 +178,9 @@ async def test_the_request_carries_the_photograph_and_asks_only_for_what_is_used
 )
 async def test_a_tensor_of_another_shape_is_never_sent(tensor):
     """A wrong rank has brought whole servers down: it does not leave the process."""
-    client = ModelClient("127.0.0.1:1", 1.0)
+    client = ModelClient("127.0.0.1:1")
     with pytest.raises(ValueError, match="expected uint8"):
-        await client.predict(tensor)
+        await client.predict(tensor, soon())
     await client.close()
 
 
@@ -183,24 +193,25 @@ async def test_each_status_becomes_the_error_it_means(code):
 
     async with serving(refuse) as client:
         with pytest.raises(GRPC_ERRORS[code]) as caught:
-            await client.predict(TENSOR)
+            await client.predict(TENSOR, soon())
     assert type(caught.value) is GRPC_ERRORS[code]
     assert "127.0.0.1" not in str(caught.value)  # a client is told what to do, not where we look
     assert code.name in caught.value.__notes__[0]
 
 
-async def test_a_refused_call_is_repeated_once():
-    """A server that is busy for a moment costs nobody an answer; one that stays busy does."""
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
+async def test_a_refused_call_is_repeated_once(code):
+    """A server that is busy or about to end for a moment costs nobody an answer."""
     calls = []
 
     async def busy_at_first(request, context):
         calls.append(request)
         if len(calls) == 1:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            await context.abort(grpc.StatusCode[code], "for a moment")
         return answer()
 
     async with serving(busy_at_first) as client:
-        assert (await client.predict(TENSOR)).version == 7
+        assert (await client.predict(TENSOR, soon())).version == 7
     assert len(calls) == 2
 
 
@@ -214,7 +225,7 @@ async def test_other_failures_are_not_repeated():
 
     async with serving(refuse) as client:
         with pytest.raises(errors.ModelMisbehaved):
-            await client.predict(TENSOR)
+            await client.predict(TENSOR, soon())
     assert len(calls) == 1
 
 
@@ -224,17 +235,17 @@ async def test_no_answer_in_time_is_unavailable():
     async def never(*_):
         await asyncio.Event().wait()
 
-    async with serving(never, seconds=0.1) as client:
-        with pytest.raises(errors.ModelUnavailable, match="Try again"):
-            await client.predict(TENSOR)
+    async with serving(never) as client:
+        with pytest.raises(errors.ModelUnavailable, match="time that this request had left"):
+            await client.predict(TENSOR, Deadline.after(0.1))
 
 
 async def test_no_server_is_unavailable():
     """Nothing listens: an error at once, with the address in its note, and no hanging."""
-    client = ModelClient("127.0.0.1:1", 30.0)
+    client = ModelClient("127.0.0.1:1")
     with pytest.raises(errors.ModelUnavailable) as caught:
         async with asyncio.timeout(10):
-            await client.available_version()
+            await client.available_version(soon())
     assert caught.value.__notes__[0].startswith("127.0.0.1:1: UNAVAILABLE")
     await client.close()
 
@@ -254,15 +265,18 @@ async def test_an_answer_that_breaks_the_contract_is_refused(broken):
     """Wrong shapes, too few values, NaN, no outputs: nothing is made up from them."""
     async with serving(lambda *_: broken) as client:
         with pytest.raises(errors.ModelMisbehaved):
-            await client.explain(TENSOR, -1)
+            await client.explain(TENSOR, -1, soon())
 
 
 async def test_the_real_model_server_answers(model_server):
     """The whole way over the SavedModel: probabilities that sum to one, maps of both sizes."""
-    client = ModelClient(model_server, 10.0)
+    client = ModelClient(model_server)
     try:
-        assert await client.available_version() == 1
-        plain, explained = await client.predict(TENSOR), await client.explain(TENSOR, -1)
+        assert await client.available_version(soon()) == 1
+        plain, explained = (
+            await client.predict(TENSOR, soon()),
+            await client.explain(TENSOR, -1, soon()),
+        )
     finally:
         await client.close()
     assert plain.probabilities.sum() == pytest.approx(1)
@@ -275,7 +289,178 @@ async def test_the_real_model_server_answers(model_server):
 
 async def test_another_model_is_unavailable(model_server):
     """A server that holds no model of this name is as good as none."""
-    client = ModelClient(model_server, 10.0, name="other")
+    client = ModelClient(model_server, name="other")
     with pytest.raises(errors.ModelUnavailable):
-        await client.predict(TENSOR)
+        await client.predict(TENSOR, soon())
     await client.close()
+
+
+async def test_what_is_left_of_the_deadline_travels_with_the_call():
+    """The model server knows for how long anybody waits, and need not work on."""
+    left = []
+
+    def handle(_, context):
+        left.append(context.time_remaining())
+        return answer()
+
+    async with serving(handle) as client:
+        await client.predict(TENSOR, Deadline.after(30.0))
+        await client.predict(TENSOR, Deadline.after(3.0))
+    assert 20 < left[0] < 40
+    assert 0 < left[1] < 20
+
+
+async def test_a_deadline_that_has_passed_is_an_error_at_once():
+    """Nobody waits for it any more."""
+    async with serving(lambda *_: answer()) as client:
+        with pytest.raises(errors.ModelUnavailable):
+            await client.predict(TENSOR, Deadline.after(-1.0))
+
+
+async def test_a_server_that_fails_is_left_alone_and_found_again(clock):
+    """Five failures in a row, and no call is made; after the pause one is, and closes it."""
+    calls, dead = [], True
+
+    async def handle(request, context):
+        calls.append(request)
+        if dead:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "dead")
+        return answer()
+
+    async with serving(handle, Breaker(5, clock)) as client:
+        for _ in range(5):
+            assert not client.given_up
+            client.refuse_if_given_up()
+            with pytest.raises(errors.ModelUnavailable):
+                await client.predict(TENSOR, soon())
+        made = len(calls)
+        for _ in range(20):
+            with pytest.raises(errors.ModelUnavailable, match="No model answers") as caught:
+                await client.predict(TENSOR, soon())
+            assert caught.value.retry_after > 0
+        with pytest.raises(errors.ModelUnavailable):
+            client.refuse_if_given_up()
+        assert client.given_up
+        assert len(calls) == made
+        dead = False
+        clock.now += 2.0
+        assert (await client.predict(TENSOR, soon())).version == 7
+        assert not client.given_up
+        assert (await client.predict(TENSOR, soon())).version == 7
+
+
+@pytest.mark.parametrize(
+    "code", [c for c, kind in GRPC_ERRORS.items() if kind is not errors.ModelUnavailable]
+)
+async def test_a_server_that_refuses_is_not_dead(code, clock):
+    """Whoever answers is there: refusals open no breaker."""
+
+    async def refuse(_, context):
+        await context.abort(code, "no")
+
+    async with serving(refuse, Breaker(1, clock)) as client:
+        with pytest.raises(GRPC_ERRORS[code]):
+            await client.predict(TENSOR, soon())
+        assert not client.given_up
+
+
+@pytest.mark.parametrize(("seconds", "given_up"), [(0.05, False), (0.7, True)])
+async def test_only_a_fair_trial_counts(seconds, given_up):
+    """A client in a hurry cannot have the server left alone; one that hangs is."""
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    async with serving(never) as client:
+        calls = [client.predict(TENSOR, Deadline.after(seconds)) for _ in range(5)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert client.given_up is given_up
+
+
+@contextmanager
+def version(tiny_models: Path, folder: Path, number: int, port: int = 0) -> Iterator[int]:
+    """A real model server whose version tells it from the others; yield its port."""
+    from export.local_server import LocalServer
+
+    shutil.copytree(tiny_models / "1", folder / f"base{number}" / str(number))
+    server = LocalServer("hemavision", folder / f"base{number}", f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield server.port
+    finally:
+        server.stop(grace=0)
+
+
+async def test_servers_are_replaced_one_by_one_and_no_request_is_lost(tiny_models, tmp_path):
+    """Both serve; each dies with calls under way and is replaced; every call is answered."""
+    seen, failed, news = [], [], asyncio.Event()
+
+    async def ask(client):
+        while True:
+            try:
+                seen.append((await client.predict(TENSOR, soon())).version)
+                news.set()
+            except errors.HemaVisionError as error:
+                failed.append(error)
+
+    async def answered_by(number):
+        seen.clear()
+        while number not in seen:
+            news.clear()
+            await news.wait()
+
+    first, second = version(tiny_models, tmp_path, 1), version(tiny_models, tmp_path, 2)
+    ports = first.__enter__(), second.__enter__()
+    client = ModelClient(",".join(f"127.0.0.1:{port}" for port in ports))
+    asking = [asyncio.create_task(ask(client)) for _ in range(4)]
+    async with asyncio.timeout(60):
+        await answered_by(1)
+        await answered_by(2)
+        await asyncio.to_thread(first.__exit__, None, None, None)
+        await answered_by(2)
+        third = version(tiny_models, tmp_path, 3, ports[0])
+        await asyncio.to_thread(third.__enter__)
+        await answered_by(3)
+        await asyncio.to_thread(second.__exit__, None, None, None)
+        await answered_by(3)
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await client.close()
+    third.__exit__(None, None, None)
+    assert [error.__notes__ for error in failed] == []
+
+
+def connections_to(port: int) -> list[socket.socket]:
+    """This process's TCP connections to a port of this machine."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            connection = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:
+            continue
+        try:
+            if connection.getpeername()[1] == port:
+                found.append(connection)
+                continue
+        except (OSError, IndexError):
+            pass
+        connection.close()
+    return found
+
+
+async def test_it_connects_before_the_first_request():
+    """And it gives up a machine that vanished: two seconds without an answer end a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        client = ModelClient(f"127.0.0.1:{port}")
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        async with asyncio.timeout(10):
+            accepted, _ = await loop.sock_accept(listening)
+        with accepted:
+            (connection,) = connections_to(port)
+            with connection:
+                user_timeout = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        await client.close()
+    assert user_timeout == 2000

@@ -1,0 +1,65 @@
+"""The model server and the gateway as processes of their own, as they run in production."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Part:
+    """A running part, and where it listens: host:port, or a URL."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
+@contextmanager
+def model_server(address: str = "127.0.0.1:0", models: Path | None = None) -> Iterator[Part]:
+    """Run the local model server."""
+    folder = [] if models is None else ["--models", str(models)]
+    with _running("export", "serve", "--address", address, *folder) as part:
+        yield part
+
+
+@contextmanager
+def gateway(model_server: str, **settings: str) -> Iterator[Part]:
+    """Run the gateway on a free port; ``settings`` are without prefix: DRAIN="2"."""
+    given = {"PORT": "0", "MODEL_SERVER": model_server} | settings
+    environment = {f"HEMAVISION_{name}": value for name, value in given.items()}
+    with _running("gateway.cli", "serve", **environment) as part:
+        yield part
+
+
+@contextmanager
+def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]:
+    """Run a module until its first line, whose last word is its address; stop it afterwards."""
+    process = subprocess.Popen(  # noqa: S603  # our own modules
+        [sys.executable, "-m", module, *arguments],
+        env={k: v for k, v in os.environ.items() if "HEMAVISION" not in k} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None  # it is a pipe
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{module} did not start; run it by hand to see why")
+            yield Part(process, line.split()[-1])
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()

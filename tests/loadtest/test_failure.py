@@ -1,0 +1,81 @@
+"""What becomes of requests when parts of the service stop under load."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+from loadtest import drain, outage, photographs
+from loadtest.steady import REFUSED, Reply, counts, steady_load
+
+
+@pytest.fixture
+def samples(jpeg, tmp_path) -> Path:
+    """A folder with one photograph."""
+    (tmp_path / "cell.jpg").write_bytes(jpeg)
+    return tmp_path
+
+
+def options(samples: Path, tiny_models: Path, *more: str) -> list[str]:
+    return ["--photographs", str(samples), "--models", str(tiny_models), "--seconds", "1", *more]
+
+
+def table(printed: str) -> dict[str, list[int]]:
+    """The counts of each phase."""
+    rows = re.findall(r"^(before|down|back|before SIGTERM|after it) +(\d+) +(\d+) +(\d+)(.*)$",
+                      printed, re.MULTILINE)  # fmt: skip
+    return {name: [int(count) for count in counted] for name, *counted, _ in rows}
+
+
+def test_a_dead_model_server_costs_503_and_nothing_else(samples, tiny_models, capsys):
+    """Answered before, refused while it is away, answered again once it is back."""
+    assert outage.main(options(samples, tiny_models)) == 0
+    phases = table(capsys.readouterr().out)
+    assert [phase[2] for phase in phases.values()] == [0, 0, 0]
+    assert phases["before"][0] > 0
+    assert phases["down"][1] > 0
+    assert phases["back"][0] > 0
+
+
+def test_a_gateway_that_is_told_to_stop_loses_no_request(samples, tiny_models, capsys):
+    """What was sent is answered; refusals come after the drain; it ends with status 0."""
+    assert drain.main(options(samples, tiny_models)) == 0
+    phases = table(capsys.readouterr().out)
+    assert phases["before SIGTERM"][0] > 0
+    assert phases["after it"][2] > 0
+
+
+def test_a_folder_without_photographs_is_told(tmp_path):
+    """With the command that draws some."""
+    with pytest.raises(SystemExit, match="export draw"):
+        photographs.read(tmp_path, most=1)
+
+
+def test_outcomes_are_counted_by_name():
+    """Those named, then all others."""
+    replies = [Reply(outcome, 0, 0) for outcome in ("200", "200", "503", "415", "lost")]
+    assert counts(replies, "200", "503", REFUSED) == (2, 1, 0, 2)
+
+
+async def test_the_load_tells_lost_from_refused():
+    """A connection that breaks off is no refusal, and neither ends the load."""
+
+    async def hang_up(request):
+        request.transport.abort()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", hang_up)
+    async with TestServer(app) as server, asyncio.timeout(20):
+        for url, outcome in (
+            (str(server.make_url("/")), "ServerDisconnectedError"),
+            (f"http://127.0.0.1:{unused_port()}", REFUSED),
+        ):
+            async with steady_load(url, [b"x"], rate=100) as replies:
+                while len(replies) < 3:  # noqa: ASYNC110  # a plain list
+                    await asyncio.sleep(0.01)
+            assert {reply.outcome for reply in replies} <= {outcome, "ClientOSError"}
+            assert replies[0].outcome == outcome
