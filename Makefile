@@ -15,6 +15,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 bench: .venv/dev  ## the gateway beside the bare model server, in one run
 	$(BIN)/python -m export draw samples
