@@ -1,13 +1,42 @@
-"""Every metric of the service, declared once, on a registry of its own."""
+"""Every metric of the service, declared once, on a registry of its own.
+
+Names and units follow https://prometheus.io/docs/practices/naming/. No label takes what a client
+can choose: routes, methods, stages, classes and reasons are ours, versions the model server's.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import Histogram as PlainHistogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from gateway import tracing
 
 # prometheus_client's default buckets have none at the 200 ms target
-_BUCKETS = (
+_SECONDS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 1.0, 2.5,
 )  # fmt: skip
+# the largest of four shares is at least a quarter
+_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+
+WITHIN, LATE, FAILED = "within_target", "late", "failed"
+"""What can become of a photograph that was fit to be answered."""
+
+_OPENMETRICS = "application/openmetrics-text"
+
+
+class Histogram(PlainHistogram):
+    """A histogram whose buckets name the trace of the request that fell into them last."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Observe ``amount``, with the current request as its exemplar."""
+        trace = tracing.current()
+        super().observe(amount, exemplar or (trace.exemplar if trace else None))
 
 
 class Metrics:
@@ -15,6 +44,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._model_version: str | None = None
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.build = Gauge(
+            "hemavision_build_info",
+            "1, with the version of this gateway.",
+            ["version"],
+            registry=self.registry,
+        )
+        self.build.labels(version("hemavision")).set(1)
+        self.model = Gauge(
+            "hemavision_model_info",
+            "1, with the version of the model that was seen last.",
+            ["version"],
+            registry=self.registry,
+        )
         self.requests = Counter(
             "hemavision_requests_total",
             "HTTP requests answered.",
@@ -25,25 +70,68 @@ class Metrics:
             "hemavision_request_duration_seconds",
             "From the request's head to its answer.",
             ["route"],
-            buckets=_BUCKETS,
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self.stage_seconds = Histogram(
             "hemavision_stage_duration_seconds",
             "Time of one stage of an answered photograph: wait, prepare, predict or explain.",
             ["stage"],
-            buckets=_BUCKETS,
+            buckets=_SECONDS,
             registry=self.registry,
         )
+        self.rpc_seconds = Histogram(
+            "hemavision_rpc_duration_seconds",
+            "Time of one call of the model server, gRPC's own retry included.",
+            ["signature", "version", "code"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.photographs = Counter(
+            "hemavision_photographs_total",
+            "Photographs fit to be answered: within the target, late, or failed by the service.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in (WITHIN, LATE, FAILED):  # a rate over what is not there yet is no zero
+            self.photographs.labels(outcome)
         self.in_flight = Gauge(
             "hemavision_photographs_in_flight",
             "Photographs that were let in and are not answered yet.",
             registry=self.registry,
         )
+        self.waiting = Gauge(
+            "hemavision_photographs_waiting",
+            "Photographs that wait to be let in.",
+            registry=self.registry,
+        )
+        self.refusals = Counter(
+            "hemavision_refused_total",
+            "Photographs not let in, by reason: client, queue, wait or deadline.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.degraded = Counter(
+            "hemavision_degraded_total",
+            "Photographs answered without the heat map that was asked for.",
+            registry=self.registry,
+        )
+        self.breaker_open = Gauge(
+            "hemavision_breaker_open",
+            "1 while the model server is left alone since it failed several times in a row.",
+            registry=self.registry,
+        )
         self.predictions = Counter(
             "hemavision_predictions_total",
-            "Photographs answered, by predicted class.",
-            ["prediction"],
+            "Photographs answered, by predicted class and version of the model.",
+            ["prediction", "version"],
+            registry=self.registry,
+        )
+        self.confidence = Histogram(
+            "hemavision_prediction_confidence_ratio",
+            "Confidence of the predictions, by predicted class and version of the model.",
+            ["prediction", "version"],
+            buckets=_SHARES,
             registry=self.registry,
         )
         self.abstentions = Counter(
@@ -59,6 +147,26 @@ class Metrics:
             registry=self.registry,
         )
 
-    def exposition(self) -> bytes:
-        """Render in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def observe_rpc(self, signature: str, model_version: str, code: str, seconds: float) -> None:
+        """Observe one call of the model server; ``model_version`` is empty where it told none."""
+        self.rpc_seconds.labels(signature, model_version, code).observe(seconds)
+        if model_version:
+            self.see_model(model_version)
+
+    def see_model(self, model_version: str) -> None:
+        """Show this version as the one that is served."""
+        if model_version != self._model_version:  # clearing costs more than all else of a call
+            self._model_version = model_version
+            self.model.clear()
+            self.model.labels(model_version).set(1)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Render for Prometheus, with its media type.
+
+        OpenMetrics, with exemplars, for a scraper whose ``Accept`` names it; else the plain text.
+        """
+        kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+        if _OPENMETRICS in kinds:
+            rendered: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return rendered, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
