@@ -1,10 +1,17 @@
 """The HTTP gateway in front of TensorFlow Serving.
 
 The modules, in the order in which a request meets them: ``cli`` is the console, ``ask`` a client
-for it and ``up`` what it starts; ``app`` wires the service, ``middleware`` surrounds every
-request, ``handlers`` speak HTTP, ``wire`` names the reply's fields, ``admission`` lets requests
-in, ``pipeline`` is the whole way from a photograph to an answer (read it first),
-``model_client`` talks to the model server, and ``imaging``, ``heatmap``, ``quality`` and
-``annotation`` are the pure steps on the way. Below all of them: ``contract``, ``errors``,
-``settings`` and ``metrics``. Imports point down this list only.
+for it and ``up`` what it starts; ``server`` takes the connections, ``app`` wires the service from
+the table in ``routes``, ``middleware`` surrounds every request, ``access`` asks for a key, which
+``keys`` knows, ``handlers`` speak HTTP. For them ``cors`` tells other origins what they may,
+``query`` reads options, ``body`` photographs and ``accept`` what the client takes; ``reply`` makes
+replies, ``wire`` names their fields, and ``openapi`` describes it all from the same declarations.
+``admission`` lets requests in, ``pipeline`` is the whole way from a photograph to an answer (read
+it first), ``model_client`` talks to the model server, ``allowance`` keeps large pictures from
+filling the memory, and ``imaging`` (with ``header`` and ``pixels`` below it), ``heatmap``,
+``quality`` and ``annotation`` are the pure steps on the way. Below all of them: ``telemetry``
+decides whether spans are recorded and ``recorder`` does it, ``logs`` writes the log, ``tls`` reads
+certificates, then ``settings``, ``metrics``, ``tracing`` (the request in hand), what tells whether
+to try (``deadline`` and ``breaker``) and whether to go on (``lifecycle``), ``tracecontext``,
+``contract`` and ``errors``. Imports point down this list only.
 """

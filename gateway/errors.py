@@ -2,13 +2,22 @@
 
     HemaVisionError
     |-- RequestError                what the client sent cannot be answered
+    |   |-- MalformedRequest        broken as HTTP, as a form, or in its encoding
+    |   |-- NotFound                nothing is at this address
+    |   |-- NotAcceptable           no form in which this is answered is one that the client takes
     |   |-- InvalidOption           an option that does not exist, or a value out of range
     |   |-- MissingPhotograph       no body, no part named `file`, or an empty one
     |   |-- UnsupportedMedia        not a picture, or not in a format that is read here
     |   |-- UnreadablePhotograph    a picture that is damaged, truncated or too small to hold a cell
-    |   `-- PhotographTooLarge      more bytes or more pixels than are accepted
+    |   |-- PhotographTooLarge      more bytes or more pixels than are accepted
+    |   |-- TooManyParts            more photographs or fields in one form than are accepted
+    |   |-- UploadTooSlow           the body did not arrive in time
+    |   |-- TooManyAtOnce           this client has as many photographs here as one may have
+    |   |-- KeyRequired             no API key, or none that is known here
+    |   `-- RateExceeded            the key was used more often than it may be
     |-- ServiceError                this service cannot answer now
     |   |-- Overloaded              too many requests at once: come back
+    |   |-- Stopping                this process is about to end: another will answer
     |   |-- ModelUnavailable        no model server, no model in it, or no answer in time
     |   `-- ModelMisbehaved         the model server's answer breaks the contract
     `-- SettingsError               the service was started with settings that make no sense
@@ -20,11 +29,33 @@ from __future__ import annotations
 
 
 class HemaVisionError(Exception):
-    """Base of all errors of the gateway."""
+    """Base of all errors of the gateway.
+
+    ``retry_after`` is in how many seconds the same may work; None: it will not by itself.
+    """
+
+    retry_after: float | None = None
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        if retry_after is not None:
+            self.retry_after = retry_after
 
 
 class RequestError(HemaVisionError):
     """What the client sent cannot be answered."""
+
+
+class MalformedRequest(RequestError):
+    """Broken as HTTP, as a form, or in its encoding."""
+
+
+class NotFound(RequestError):
+    """Nothing is at this address."""
+
+
+class NotAcceptable(RequestError):
+    """No form in which this is answered is one that the client takes."""
 
 
 class InvalidOption(RequestError):
@@ -47,6 +78,26 @@ class PhotographTooLarge(RequestError):
     """More bytes or more pixels than are accepted."""
 
 
+class TooManyParts(RequestError):
+    """More photographs or fields in one form than are accepted."""
+
+
+class UploadTooSlow(RequestError):
+    """The body did not arrive in time."""
+
+
+class TooManyAtOnce(RequestError):
+    """This client has as many photographs here as one may have."""
+
+
+class KeyRequired(RequestError):
+    """No API key, or none that is known here."""
+
+
+class RateExceeded(RequestError):
+    """The key was used more often than it may be."""
+
+
 class ServiceError(HemaVisionError):
     """This service cannot answer now."""
 
@@ -54,9 +105,19 @@ class ServiceError(HemaVisionError):
 class Overloaded(ServiceError):
     """Too many requests at once."""
 
+    retry_after = 1.0
+
+
+class Stopping(ServiceError):
+    """This process is about to end."""
+
+    retry_after = 1.0
+
 
 class ModelUnavailable(ServiceError):
     """No model server, no model in it, or no answer in time."""
+
+    retry_after = 1.0
 
 
 class ModelMisbehaved(ServiceError):

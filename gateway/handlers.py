@@ -5,52 +5,43 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
-from aiohttp import BodyPartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
-from gateway import heatmap, pipeline, wire
+from gateway import wire
+from gateway.accept import preferred
 from gateway.admission import Admission
 from gateway.annotation import Reference
-from gateway.contract import CLASSES, MODEL_CARD_FILE
+from gateway.body import FIELD, FORM, Limits, read_photographs
+from gateway.contract import MODEL_CARD_FILE
+from gateway.deadline import Deadline
 from gateway.errors import (
-    InvalidOption,
-    MissingPhotograph,
-    PhotographTooLarge,
-    UnreadablePhotograph,
+    NotAcceptable,
+    NotFound,
+    RequestError,
+    ServiceError,
+    Stopping,
+    TooManyAtOnce,
     UnsupportedMedia,
 )
-from gateway.metrics import Metrics
-from gateway.middleware import REQUEST_ID
+from gateway.heatmap import PictureFormat
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import FAILED, LATE, WITHIN, Metrics
+from gateway.middleware import CLIENT, MODEL_VERSION, REQUEST_ID, problem_of
 from gateway.model_client import ModelClient
 from gateway.pipeline import STAGES, Options, Pipeline, Report
+from gateway.query import OPTIONS, OVERLAY_OPTIONS, read_options
+from gateway.reply import JSON, KEPT, NO_STORE, header, json_reply, listed_reply, reply
+from gateway.tracing import stage
 
 _LOG = logging.getLogger(__name__)
 
-FIELD = "file"
-"""Name of the multipart part that holds the photograph."""
-
-_MOST_PARTS = 20
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "heatmap": get_args(pipeline.Kind),
-    "resolution": get_args(pipeline.Resolution),
-    "colormap": heatmap.COLORMAPS,
-    "format": get_args(heatmap.PictureFormat),
-    "explain": CLASSES,
-}
-_IDLE_OPTIONS = {
-    "grid": {"alpha", "colormap", "format"},
-    "none": {"alpha", "colormap", "explain", "format", "resolution"},
-}
 # the original application's reply has its own pictures: the overlay's encoding is not used
 _ORIGINAL = Options(format="jpeg")
 # The page brings everything with it and talks to nobody else.
@@ -59,21 +50,25 @@ _PAGE_HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
     "Cache-Control": "no-cache",
 }
-_NO_STORE = {"Cache-Control": "no-store"}
-_PAGE_FILES = {
+PAGE_FILES = {
     "index.html": "text/html",
     "page.css": "text/css",
     "page.js": "text/javascript",
+    "docs.html": "text/html",
+    "docs.css": "text/css",
+    "docs.js": "text/javascript",
     "favicon.svg": "image/svg+xml",
 }
+"""The files of the web pages, with their media types."""
 
 
 @dataclass(frozen=True)
 class Handlers:
-    """The service behind the routes; ``app`` makes one and maps routes to its methods."""
+    """The service behind the routes; ``app`` makes one, ``routes`` names its methods."""
 
     pipeline: Pipeline
     model: ModelClient
@@ -82,87 +77,199 @@ class Handlers:
     reference: Reference
     models: Path | None
     target_ms: float
-    max_bytes: int
+    deadline: float
+    lifecycle: Lifecycle
+    limits: Limits
+    batch_at_once: int
+    openapi: Mapping[str, Any]
 
     async def classify(self, request: web.Request) -> web.Response:
-        """POST /v1/classify: one photograph -> JSON."""
-        options = read_options(request)
-        async with self._answered(request, options) as report:
+        """POST /v1/classify: one photograph -> JSON or its overlay; several -> JSON."""
+        options = read_options(request.query.items(), OPTIONS)
+        deadline = self._deadline(options)
+        photographs = await self._read(request, deadline)
+        media = _media(request, _offered(request, options, len(photographs)))
+        if media != JSON:
+            return await self._overlay(request, photographs[0], options, deadline, media)
+        if len(photographs) > 1:
+            results = await self._batch(request, photographs, options, deadline)
+            return listed_reply(request, results)
+        async with self._answered(request, photographs[0], options, deadline) as report:
             body = wire.report_json(report, options, request[REQUEST_ID], self.target_ms)
-        return web.json_response(body, headers=_server_timing(report) | _NO_STORE)
+        drawn = report.heatmap is not None and report.heatmap.encoded is not None
+        return await json_reply(request, body, NO_STORE, pictures=drawn)
 
     async def heatmap(self, request: web.Request) -> web.Response:
         """POST /v1/heatmap: one photograph -> the overlay itself."""
-        options = read_options(request)
-        if options.heatmap != "overlay":
-            raise InvalidOption("This route answers with the overlay: leave `heatmap` out.")
-        async with self._answered(request, options) as report:
-            assert report.heatmap is not None  # an overlay was asked for
-        return web.Response(
-            body=report.heatmap.encoded,
-            content_type=f"image/{options.format}",
-            headers=_server_timing(report) | _NO_STORE | _abstained(report),
-        )
+        options = read_options(request.query.items(), OVERLAY_OPTIONS)
+        media, deadline = _media(request, _pictures(request, options)), self._deadline(options)
+        (photograph,) = await self._read(request, deadline, only_one=True)
+        return await self._overlay(request, photograph, options, deadline, media)
 
     async def predict(self, request: web.Request) -> web.Response:
         """POST /predict: the original application's request and reply."""
-        if request.content_type != "multipart/form-data":
+        if request.content_type != FORM:
             raise UnsupportedMedia(f"Send a multipart form with the photograph as `{FIELD}`.")
-        async with self._answered(request, _ORIGINAL) as report:
+        deadline = self._deadline(_ORIGINAL)
+        (photograph,) = await self._read(request, deadline, only_one=True)
+        async with self._answered(request, photograph, _ORIGINAL, deadline) as report:
             body = await asyncio.to_thread(wire.predict_json, report)
-        return web.json_response(body, headers=_NO_STORE)
+        return await json_reply(request, body, NO_STORE, pictures=True)
 
-    async def model_information(self, _: web.Request) -> web.Response:
+    async def model_information(self, request: web.Request) -> web.Response:
         """GET /v1/model: which model is served, and its card."""
-        version = await self.model.available_version()
+        version = await self.model.available_version(Deadline.after(self.deadline))
         card = await asyncio.to_thread(read_model_card, self.models, version)
-        return web.json_response(wire.model_json(version, card))
+        return await json_reply(request, wire.model_json(version, card), KEPT)
 
-    async def clinical_reference(self, _: web.Request) -> web.Response:
+    async def clinical_reference(self, request: web.Request) -> web.Response:
         """GET /v1/reference: the clinical reference data with its sources."""
-        return web.json_response(wire.reference_json(self.reference))
+        return await json_reply(request, wire.reference_json(self.reference), KEPT)
 
-    async def livez(self, _: web.Request) -> web.Response:
+    async def livez(self, request: web.Request) -> web.Response:
         """GET /livez: the process answers."""
-        return web.json_response({"status": "alive"}, headers=_NO_STORE)
+        alive: wire.Alive = {"status": "alive"}
+        return await json_reply(request, alive, NO_STORE)
 
-    async def readyz(self, _: web.Request) -> web.Response:
-        """GET /readyz: the model server has a version AVAILABLE; else 503."""
-        version = await self.model.available_version()
-        return web.json_response({"status": "ready", "model_version": version}, headers=_NO_STORE)
+    async def readyz(self, request: web.Request) -> web.Response:
+        """GET /readyz: the model server has a version AVAILABLE and we go on; else 503."""
+        if self.lifecycle.stopping:
+            raise Stopping("This process is about to end. Send new requests to another.")
+        version = await self.model.available_version(Deadline.after(self.deadline))
+        self.metrics.see_model(str(version))
+        ready: wire.Ready = {"status": "ready", "model_version": version}
+        return await json_reply(request, ready, NO_STORE)
 
-    async def exposition(self, _: web.Request) -> web.Response:
+    async def exposition(self, request: web.Request) -> web.Response:
         """GET /metrics: for Prometheus."""
-        return web.Response(
-            body=self.metrics.exposition(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+        body, kind = self.metrics.exposition(header(request, "Accept"))
+        return web.Response(body=body, headers={"Content-Type": kind, **NO_STORE})
+
+    async def description(self, request: web.Request) -> web.Response:
+        """GET /openapi.json: the API's description."""
+        return await json_reply(request, self.openapi, KEPT)
+
+    async def docs(self, request: web.Request) -> web.Response:
+        """GET /docs: the description for people."""
+        return await _file(request, "docs.html")
 
     async def page(self, request: web.Request) -> web.Response:
-        """GET / and /page/...: the web page."""
-        name = request.match_info.get("name", "index.html")
-        if name not in _PAGE_FILES:
-            raise web.HTTPNotFound
-        body = files("gateway").joinpath("page", name).read_bytes()
+        """GET /: the web page."""
+        return await _file(request, "index.html")
+
+    async def page_file(self, request: web.Request) -> web.Response:
+        """GET /page/{name}: a file of the web pages."""
+        return await _file(request, request.match_info["name"])
+
+    async def methods(self, request: web.Request) -> web.Response:
+        """OPTIONS on any path: what else it takes."""
+        resource = request.match_info.route.resource
+        assert resource is not None  # this handler stands behind a path
+        allowed = ", ".join(sorted(route.method for route in resource))
+        return web.Response(status=204, headers={"Allow": allowed})
+
+    async def _overlay(
+        self,
+        request: web.Request,
+        photograph: bytes,
+        options: Options,
+        deadline: Deadline,
+        media: str,
+    ) -> web.Response:
+        chosen = cast("PictureFormat", media.removeprefix("image/"))
+        # the overlay is the reply: there is none without it
+        wanted = replace(options, format=chosen, degrade="never")
+        async with self._answered(request, photograph, wanted, deadline) as report:
+            assert report.heatmap is not None  # an overlay was asked for
         return web.Response(
-            body=body, content_type=_PAGE_FILES[name], charset="utf-8", headers=_PAGE_HEADERS
+            body=report.heatmap.encoded,
+            content_type=media,
+            headers=NO_STORE | _abstained(report),
         )
 
+    async def _batch(
+        self,
+        request: web.Request,
+        photographs: Sequence[bytes],
+        options: Options,
+        deadline: Deadline,
+    ) -> list[bytes]:
+        """Answer each photograph, some at a time, in JSON.
+
+        Raises:
+            ServiceError, TooManyAtOnce: none could be answered, and none for its own sake.
+        """
+        turns, request_id = asyncio.Semaphore(self.batch_at_once), request[REQUEST_ID]
+
+        async def result(photograph: bytes) -> bytes | RequestError | ServiceError:
+            try:
+                async with turns, self._answered(request, photograph, options, deadline) as report:
+                    body = wire.report_json(report, options, request_id, self.target_ms)
+                    return json.dumps(body).encode()
+            except (RequestError, ServiceError) as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(result(photograph)) for photograph in photographs]
+        results = [task.result() for task in tasks]
+        failures = [one for one in results if isinstance(one, ServiceError | TooManyAtOnce)]
+        if len(failures) == len(results):
+            raise failures[0]
+        return [self._in_place(one, request_id) for one in results]
+
+    def _in_place(self, result: bytes | RequestError | ServiceError, request_id: str) -> bytes:
+        if isinstance(result, bytes):
+            return result
+        return json.dumps(problem_of(result, request_id, self.metrics)).encode()
+
+    async def _read(
+        self, request: web.Request, deadline: Deadline, *, only_one: bool = False
+    ) -> list[bytes]:
+        with stage("read"):
+            return await read_photographs(request, self.limits, deadline, only_one=only_one)
+
     @asynccontextmanager
-    async def _answered(self, request: web.Request, options: Options) -> AsyncIterator[Report]:
-        """Answer the request's photograph, and hold its place until the reply is made."""
-        data = await read_photograph_bytes(request, self.max_bytes)
-        arrived = time.perf_counter()
-        async with self.admission.place():
-            waited_ms = (time.perf_counter() - arrived) * 1000
-            report = await self.pipeline.classify(data, options, waited_ms)
-            for stage in STAGES:
-                self.metrics.stage_seconds.labels(stage).observe(report.timing_ms[stage] / 1000)
-            if not report.doubts:
-                self.metrics.predictions.labels(report.prediction).inc()
-            for doubt in report.doubts:
-                self.metrics.abstentions.labels(doubt.reason).inc()
+    async def _answered(
+        self, request: web.Request, photograph: bytes, options: Options, deadline: Deadline
+    ) -> AsyncIterator[Report]:
+        """Answer a photograph, and hold its place until the reply is made."""
+        client, flexible = request.get(CLIENT) or request.remote or "", options.degrade == "allow"
+        async with AsyncExitStack() as held:
+            with self._failures_counted():
+                with stage("wait") as wait:
+                    place = self.admission.place(client, deadline, flexible)
+                    await held.enter_async_context(place)
+                report = await self.pipeline.classify(photograph, options, deadline, wait.ms)
+            request[MODEL_VERSION] = report.model_version
+            self._count(report)
             yield report
+
+    def _deadline(self, options: Options) -> Deadline:
+        return Deadline.after(min(options.timeout or self.deadline, self.deadline))
+
+    @contextmanager
+    def _failures_counted(self) -> Iterator[None]:
+        """Count a photograph that fails by our fault, not by its own."""
+        try:
+            yield
+        except RequestError:
+            raise
+        except Exception:
+            self.metrics.photographs.labels(FAILED).inc()
+            raise
+
+    def _count(self, report: Report) -> None:
+        metrics, version = self.metrics, str(report.model_version)
+        metrics.photographs.labels(WITHIN if report.within(self.target_ms) else LATE).inc()
+        for name in STAGES:
+            metrics.stage_seconds.labels(name).observe(report.timing_ms[name] / 1000)
+        if not report.doubts:
+            metrics.predictions.labels(report.prediction, version).inc()
+            metrics.confidence.labels(report.prediction, version).observe(report.confidence)
+        for doubt in report.doubts:
+            metrics.abstentions.labels(doubt.reason).inc()
+        if report.degraded:
+            metrics.degraded.inc()
 
 
 def read_model_card(models: Path | None, version: int) -> dict[str, Any] | None:
@@ -178,113 +285,38 @@ def read_model_card(models: Path | None, version: int) -> dict[str, Any] | None:
     return card
 
 
-def read_options(request: web.Request) -> Options:
-    """Read the query.
+def _offered(request: web.Request, options: Options, photographs: int) -> tuple[str, ...]:
+    """In which media types /v1/classify can answer; only one photograph has one overlay."""
+    overlay = photographs == 1 and options.heatmap == "overlay"
+    return (JSON, *(_pictures(request, options) if overlay else ()))
+
+
+def _pictures(request: web.Request, options: Options) -> tuple[str, ...]:
+    return (f"image/{options.format}",) if "format" in request.query else wire.PICTURES
+
+
+def _media(request: web.Request, offered: Sequence[str]) -> str:
+    """Choose what the client's Accept likes best.
 
     Raises:
-        InvalidOption: an unknown name, a repeated one, or a value that is not accepted.
+        NotAcceptable: it takes none of them.
     """
-    given: dict[str, Any] = {}
-    for name, value in request.query.items():
-        if name in given:
-            raise InvalidOption(f"`{name}` is given twice: give it once.")
-        given[name] = _option(name, value)
-    kind = given.get("heatmap", "overlay")
-    idle = sorted(_IDLE_OPTIONS.get(kind, set()) & set(given))
-    if idle:
-        raise InvalidOption(f"With `heatmap={kind}`, {', '.join(idle)} would do nothing.")
-    return Options(**given)
-
-
-def _option(name: str, value: str) -> str | float:
-    if name == "alpha":
-        return _alpha(value)
-    if name not in _CHOICES:
-        known = ", ".join((*_CHOICES, "alpha"))
-        raise InvalidOption(f"There is no option `{name}`. Options are {known}.")
-    chosen = value.upper() if name == "explain" else value
-    if chosen not in _CHOICES[name]:
-        raise InvalidOption(f"`{name}` is one of {', '.join(_CHOICES[name])}, not {value[:40]!r}.")
+    chosen = preferred(header(request, "Accept"), offered)
+    if chosen is None:
+        raise NotAcceptable(
+            f"What you asked for is answered as {' or '.join(offered)}: name one in `Accept`, or "
+            "leave that out."
+        )
     return chosen
 
 
-def _alpha(text: str) -> float:
-    try:
-        alpha = float(text)
-    except ValueError:
-        alpha = math.nan
-    if not 0 <= alpha <= 1:  # false for NaN as well
-        raise InvalidOption(f"`alpha` is a number from 0 to 1, not {text[:40]!r}.")
-    return alpha
-
-
-async def read_photograph_bytes(request: web.Request, max_bytes: int) -> bytes:
-    """Read the photograph from a raw body or the multipart part named ``file``, capped.
-
-    Raises:
-        MissingPhotograph, UnsupportedMedia, PhotographTooLarge: what the client should change.
-    """
-    kind = request.content_type
-    if request.content_length is not None and request.content_length > max_bytes + 64 * 1024:
-        raise _too_large(max_bytes)  # a form's head and borders stay well under 64 KiB
-    if kind == "multipart/form-data":
-        try:
-            return await _read_form(request, max_bytes)
-        # what aiohttp's reader makes of a broken form, or of a body that is not encoded as it says
-        except (ValueError, RuntimeError, HttpProcessingError, web.RequestPayloadError) as error:
-            raise MissingPhotograph(f"The multipart form is broken ({error}).") from error
-    if not (kind.startswith("image/") or kind == "application/octet-stream"):
-        raise UnsupportedMedia(
-            f"The body is {kind}. Send the photograph itself with a Content-Type such as "
-            f"image/jpeg, or a multipart form with it as `{FIELD}`."
-        )
-    try:
-        return await _read_capped(request.content.readany, max_bytes)
-    except web.RequestPayloadError as error:
-        raise UnreadablePhotograph(
-            f"The body is not encoded as its header says ({error})."
-        ) from error
-
-
-async def _read_form(request: web.Request, max_bytes: int) -> bytes:
-    found: list[str] = []
-    async for part in await request.multipart():
-        if not isinstance(part, BodyPartReader):
-            raise MissingPhotograph("A form inside the form cannot be read: send one form.")
-        data = await _read_capped(part.read_chunk, max_bytes)  # others too: aiohttp has no cap
-        if part.name == FIELD:
-            return data
-        found.append(str(part.name)[:40])
-        if len(found) == _MOST_PARTS:
-            break
-    parts = f"it has {', '.join(found)}" if found else "it has none"
-    raise MissingPhotograph(
-        f"The form has no part named `{FIELD}` ({parts}): give the photograph that name, as in "
-        f"curl -F {FIELD}=@cell.jpg."
-    )
-
-
-async def _read_capped(read: Callable[[], Awaitable[bytes]], max_bytes: int) -> bytes:
-    """Read to the end, or just past the cap: a stream of unknown length cannot fill memory."""
-    data = bytearray()
-    while chunk := await read():
-        data += chunk
-        if len(data) > max_bytes:
-            raise _too_large(max_bytes)
-    return bytes(data)
-
-
-def _too_large(max_bytes: int) -> PhotographTooLarge:
-    return PhotographTooLarge(
-        f"A photograph may have at most {max_bytes:,} bytes. Scale it down or compress it."
-    )
+async def _file(request: web.Request, name: str) -> web.Response:
+    if name not in PAGE_FILES:
+        raise NotFound("There is no such file. The pages are at / and /docs.")
+    body = files("gateway").joinpath("page", name).read_bytes()
+    return await reply(request, body, PAGE_FILES[name], _PAGE_HEADERS)
 
 
 def _abstained(report: Report) -> dict[str, str]:
     """An overlay has no place for a doubt but a header."""
     return {"X-Abstain": ", ".join(d.reason for d in report.doubts)} if report.doubts else {}
-
-
-def _server_timing(report: Report) -> dict[str, str]:
-    stages = (f"{stage};dur={ms:.1f}" for stage, ms in report.timing_ms.items())
-    return {"Server-Timing": ", ".join(stages)}

@@ -101,7 +101,7 @@ async function ask() {
   const timer = setTimeout(() => mine.abort(), 30_000);
   let answered = false;
 
-  $("error").hidden = true;
+  $("error").hidden = $("key-form").hidden = true;
   $("reading").setAttribute("aria-busy", "true");
   if (!shown) document.body.dataset.state = "asking";
   $("live").textContent = "Reading the photograph…";
@@ -112,7 +112,7 @@ async function ask() {
     const wanted = Object.entries({ ...query, heatmap: "overlay" }).filter(([, value]) => value);
     const response = await fetch(`/v1/classify?${new URLSearchParams(wanted)}`, {
       method: "POST",
-      headers: { "Content-Type": photo.blob.type || "application/octet-stream" },
+      headers: { "Content-Type": photo.blob.type || "application/octet-stream", ...keyHeader() },
       body: photo.blob,
       signal: mine.signal,
     });
@@ -120,6 +120,7 @@ async function ask() {
     if (mine !== asking) return;
     answered = true;
     if (response.ok) showReading(JSON.parse(body));
+    else if (response.status === 401) askForKey();
     else failure = problem(response, body);
   } catch (error) {
     if (mine !== asking) return; // a newer question has replaced this one
@@ -170,6 +171,33 @@ $("retry").addEventListener("click", () => {
   ask();
 });
 
+// ---- the key, where the server asks for one
+
+function keyHeader() {
+  const key = sessionStorage.getItem("key");
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+function askForKey() {
+  const refused = sessionStorage.getItem("key") !== null;
+  sessionStorage.removeItem("key");
+  if (shown) setOptions(shown);
+  else document.body.dataset.state = "failed";
+  $("key-detail").textContent = refused
+    ? "It does not know the key it was given. Check it, or ask the operator of this server for another."
+    : "The operator of this server has one for you.";
+  $("live").textContent = `${$("key-form").querySelector("h2").textContent}. ${$("key-detail").textContent}`;
+  $("key").value = "";
+  $("key-form").hidden = false;
+  $("key").focus();
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", $("key").value);
+  ask();
+});
+
 $("options").addEventListener("change", () => {
   query = Object.fromEntries(new FormData($("options")));
   ask();
@@ -191,7 +219,7 @@ function showReading(reading) {
   $("model").textContent = reading.model ? `${reading.model.name}, version ${reading.model.version}` : "";
   showShares(reading.probabilities, prediction);
   showHeatmap(heatmap, prediction);
-  showQuality(reading.quality);
+  showQuality(reading.quality, reading.abstain_reasons);
   showContext(reading.abstain ? null : annotation);
   showReceipt(reading);
 
@@ -247,11 +275,13 @@ function showHeatmap(heatmap, prediction) {
   $("download").download = `${photo.name.replace(/\.\w+$/, "")}-${explained.toLowerCase()}.png`;
 }
 
-function showQuality(quality) {
+/** What is to be said against the photograph, but for what was given as a reason already. */
+function showQuality(quality, doubts = []) {
   $("original-facts").textContent = quality ? `${quality.width} × ${quality.height} pixels, ${quality.format}` : "";
-  const warnings = quality?.warnings ?? [];
-  $("warnings").replaceChildren(...warnings.map((warning) => element("li", warning)));
-  $("quality").hidden = !warnings.length;
+  const given = doubts.map(({ reason }) => reason);
+  const remarks = (quality?.flags ?? []).filter(({ flag }) => !given.includes(flag));
+  $("warnings").replaceChildren(...remarks.map(({ detail }) => element("li", detail)));
+  $("quality").hidden = !remarks.length;
 }
 
 function showContext(annotation) {

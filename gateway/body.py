@@ -1,0 +1,172 @@
+"""Reading what clients send: one photograph or several, capped in bytes, parts and seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
+
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    MultipartReader,
+    StreamReader,
+    web,
+)
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.deadline import Deadline
+from gateway.errors import (
+    MalformedRequest,
+    MissingPhotograph,
+    PhotographTooLarge,
+    TooManyParts,
+    UnsupportedMedia,
+    UploadTooSlow,
+)
+
+FIELD = "file"
+"""Name of the multipart part that holds a photograph."""
+
+FORM = "multipart/form-data"
+
+# aiohttp warns of a bad name and keeps each warning for good; the client is told by its answer
+for _category in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.filterwarnings("ignore", category=_category)
+
+_CODINGS = ("identity", "gzip", "deflate")
+_HEADS = 64 * 1024  # a form's heads and borders; and what the stream holds that nobody read yet
+# what aiohttp's readers make of a broken form, or of a body that is not encoded as it says
+_BROKEN = (ValueError, RuntimeError, LookupError, HttpProcessingError, web.RequestPayloadError)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that is read: bytes of one photograph and of a form, and its parts."""
+
+    photograph: int
+    form: int
+    parts: int
+
+
+async def read_photographs(
+    request: web.Request, limits: Limits, deadline: Deadline, *, only_one: bool = False
+) -> list[bytes]:
+    """Read the photographs from a raw body or a form's parts named ``file``, in their order.
+
+    Raises:
+        RequestError: what the client should change.
+    """
+    try:
+        async with asyncio.timeout(deadline.remaining()):
+            return await _read(request, limits, only_one)
+    except TimeoutError as error:
+        raise UploadTooSlow(
+            "The body had not arrived when the request's time was over. Send less at once, or give "
+            "it more time."
+        ) from error
+    except _BROKEN as error:
+        raise MalformedRequest(f"The body is broken ({_clean(str(error))}).") from error
+
+
+async def _read(request: web.Request, limits: Limits, only_one: bool) -> list[bytes]:
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding not in _CODINGS:
+        raise UnsupportedMedia(
+            f"A Content-Encoding of {coding[:40]!r} is not read here. Send the body as it is, or "
+            "with gzip or deflate."
+        )
+    kind = request.content_type
+    if kind == FORM:
+        return await _read_form(request, limits, only_one)
+    if not (kind.startswith("image/") or kind == "application/octet-stream"):
+        raise UnsupportedMedia(
+            f"The body is {_clean(kind)}. Send the photograph itself with a Content-Type such as "
+            f"image/jpeg, or a multipart form with it as `{FIELD}`."
+        )
+    if (request.content_length or 0) > limits.photograph:
+        raise _too_large(limits)
+    return [await _read_capped(request.content.readany, limits)]
+
+
+async def _read_form(request: web.Request, limits: Limits, only_one: bool) -> list[bytes]:
+    content = _Counted(request.content, limits)
+    if (request.content_length or 0) > content.most:
+        raise content.too_much()
+    photographs: list[bytes] = []
+    others: list[str] = []
+    async for part in MultipartReader(request.headers, cast("StreamReader", content)):
+        if not isinstance(part, BodyPartReader):
+            raise MalformedRequest("A form inside the form cannot be read: send one form.")
+        if len(photographs) + len(others) == limits.parts:
+            raise TooManyParts(f"A form may have at most {limits.parts} parts: send fewer at once.")
+        if part.name == FIELD and photographs and only_one:
+            raise TooManyParts(f"This route takes one photograph: send one part named `{FIELD}`.")
+        data = await _read_capped(part.read_chunk, limits)
+        if part.name == FIELD:
+            photographs.append(data)
+        else:
+            others.append(_clean(str(part.name)))
+    if not photographs:
+        raise _none_among(others)
+    return photographs
+
+
+class _Counted:
+    """A stream that ends in a refusal past a form's most bytes, whatever they are.
+
+    aiohttp reads what is before, between and after the parts by itself, without a limit.
+    """
+
+    def __init__(self, content: StreamReader, limits: Limits) -> None:
+        self._content, self._limits = content, limits
+        self.most = limits.form + _HEADS
+        self.at_eof, self.unread_data = content.at_eof, content.unread_data
+
+    async def read(self, size: int = -1) -> bytes:
+        return self._within(await self._content.read(size))
+
+    async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        return self._within(await self._content.readline(max_line_length=max_line_length))
+
+    def _within(self, data: bytes) -> bytes:
+        if self._content.total_bytes > self.most:
+            raise self.too_much()
+        return data
+
+    def too_much(self) -> PhotographTooLarge:
+        return PhotographTooLarge(
+            f"A form may have at most {self._limits.form:,} bytes: send fewer photographs at once."
+        )
+
+
+async def _read_capped(read: Callable[[], Awaitable[bytes]], limits: Limits) -> bytes:
+    """Read to the end, or just past the cap: a stream of unknown length cannot fill memory."""
+    data = bytearray()
+    while chunk := await read():
+        data += chunk
+        if len(data) > limits.photograph:
+            raise _too_large(limits)
+    return bytes(data)
+
+
+def _too_large(limits: Limits) -> PhotographTooLarge:
+    return PhotographTooLarge(
+        f"A photograph may have at most {limits.photograph:,} bytes. Scale it down or compress it."
+    )
+
+
+def _none_among(others: list[str]) -> MissingPhotograph:
+    parts = f"it has {', '.join(others)}" if others else "it has none"
+    return MissingPhotograph(
+        f"The form has no part named `{FIELD}` ({parts}): give the photograph that name, as in "
+        f"curl -F {FIELD}=@cell.jpg."
+    )
+
+
+def _clean(text: str) -> str:
+    """The start of what a client sent, without bytes that are no text."""
+    return text[:80].encode(errors="replace").decode()

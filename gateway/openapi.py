@@ -1,0 +1,217 @@
+"""The API's description, OpenAPI 3.1, from the types and tables that make the replies. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from gateway.errors import HemaVisionError, KeyRequired
+from gateway.query import Option
+from gateway.wire import Problem, Rule
+
+Json = dict[str, Any]
+
+PROBLEM = "application/problem+json"
+_PLAIN: dict[object, Json] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    NoneType: {"type": "null"},
+    Any: {},
+}
+_REQUEST_ID: Json = {
+    "description": "The request's id: yours, if you sent one.",
+    "required": True,
+    "schema": {"type": "string"},
+}
+_KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_WHERE_ASKED_FOR: list[Json] = [{}, *({name: []} for name in _KEYS)]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one method of one path takes and answers.
+
+    ``body`` and ``replies`` map media types to a type of ``wire`` or to a JSON Schema;
+    ``errors`` are the refusals and failures that it can end in.
+    """
+
+    method: str
+    path: str
+    summary: str
+    tag: str
+    replies: Mapping[str, Any]
+    body: Mapping[str, Json] = field(default_factory=dict)
+    options: tuple[Option, ...] = ()
+    path_options: tuple[Option, ...] = ()
+    errors: tuple[type[HemaVisionError], ...] = ()
+    details: str = ""
+
+
+def describe(
+    operations: Iterable[Operation],
+    problems: Mapping[type[HemaVisionError], tuple[int, str, str]],
+    defaults: object,
+    information: Json,
+) -> Json:
+    """Describe the whole API.
+
+    Args:
+        operations: every route.
+        problems: status, stable name and title of each error.
+        defaults: holds each option's default under its name.
+        information: the document's ``info``.
+    """
+    schemas = Schemas()
+    paths: Json = {}
+    for operation in operations:
+        described = _operation(operation, problems, defaults, schemas)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": information,
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.named,
+            "headers": {"X-Request-ID": _REQUEST_ID},
+            "securitySchemes": _KEYS,
+        },
+    }
+
+
+class Schemas:
+    """JSON Schemas of types; those of TypedDicts are kept by name and referred to."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, Json] = {}
+
+    def of(self, hint: Any) -> Json:
+        """Describe a type: plain, Annotated, Literal, union, list, dict or TypedDict."""
+        if is_typeddict(hint):
+            return self._reference(hint)
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            return self.of(arguments[0]) | _remarks(hint.__metadata__)
+        if origin is Literal:
+            return {"enum": list(arguments)}
+        if origin is None:
+            return dict(_PLAIN[hint])
+        return self._made_of(origin, [self.of(argument) for argument in arguments])
+
+    @staticmethod
+    def _made_of(origin: Any, parts: list[Json]) -> Json:
+        if origin is list:
+            return {"type": "array", "items": parts[0]}
+        if origin is dict:
+            return {"type": "object", "additionalProperties": parts[1]}
+        if origin in {Union, UnionType}:
+            return {"anyOf": parts}
+        raise TypeError(f"{origin} has no JSON Schema here")
+
+    def _reference(self, kind: Any) -> Json:
+        name: str = kind.__name__
+        if name not in self.named:
+            self.named[name] = {}  # so that a type may hold itself
+            fields = get_type_hints(kind, include_extras=True)
+            self.named[name] = {
+                "type": "object",
+                "description": kind.__doc__,
+                "properties": {key: self.of(hint) for key, hint in fields.items()},
+                "required": list(fields),
+            }
+        return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _remarks(metadata: Iterable[str | Rule]) -> Json:
+    """A field's meaning is a string, and the rules for its value are the rest."""
+    remarks: Json = {}
+    for remark in metadata:
+        remarks |= {"description": remark} if isinstance(remark, str) else remark.keywords
+    return remarks
+
+
+def _operation(
+    operation: Operation,
+    problems: Mapping[type[HemaVisionError], tuple[int, str, str]],
+    defaults: object,
+    schemas: Schemas,
+) -> Json:
+    described: Json = {
+        "summary": operation.summary,
+        "operationId": _name(operation),
+        "tags": [operation.tag],
+        "parameters": [_parameter(o, "query", defaults) for o in operation.options]
+        + [_parameter(option, "path", defaults) for option in operation.path_options],
+        "responses": {
+            "200": _reply("The answer.", operation.replies, schemas),
+            **_refusals([problems[error] for error in operation.errors], schemas),
+        },
+    }
+    if operation.details:
+        described["description"] = operation.details
+    if KeyRequired in operation.errors:
+        described["security"] = _WHERE_ASKED_FOR
+    if operation.body:
+        content = {media: {"schema": schema} for media, schema in operation.body.items()}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _parameter(option: Option, place: str, defaults: object) -> Json:
+    default = getattr(defaults, option.name, None)
+    schema = option.schema() | ({} if default is None else {"default": default})
+    return {
+        "name": option.name,
+        "in": place,
+        "required": place == "path",
+        "description": option.meaning,
+        "schema": schema,
+    }
+
+
+def _reply(description: str, content: Mapping[str, Any], schemas: Schemas) -> Json:
+    return {
+        "description": description,
+        "headers": {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}},
+        "content": {
+            media: {"schema": dict(kind) if isinstance(kind, dict) else schemas.of(kind)}
+            for media, kind in content.items()
+        },
+    }
+
+
+def _refusals(problems: Iterable[tuple[int, str, str]], schemas: Schemas) -> Json:
+    """One reply a status, with the names that its problems can have."""
+    by_status: dict[int, list[tuple[str, str]]] = {}
+    for status, name, title in sorted(problems):
+        by_status.setdefault(status, []).append((name, title))
+    replies: Json = {}
+    for status, kinds in by_status.items():
+        types = [f"urn:hemavision:problem:{name}" for name, _ in kinds]
+        shape = schemas.of(Problem) | {
+            "properties": {"type": {"enum": types}, "status": {"const": status}}
+        }
+        description = "; ".join(f"{title} (`{name}`)" for name, title in kinds) + "."
+        replies[str(status)] = _reply(description, {PROBLEM: shape}, schemas)
+    return replies
+
+
+def _name(operation: Operation) -> str:
+    words = operation.path.replace("{", "").replace("}", "").replace(".", "/").split("/")
+    return "_".join([operation.method.lower(), *filter(None, words)])

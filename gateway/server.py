@@ -1,0 +1,70 @@
+"""Below the application: what is no HTTP is refused as the application refuses all else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gateway.middleware import MALFORMED
+
+IDLE_SECONDS = 75.0
+"""How long a connection is kept without a whole request head: longer than proxies keep theirs."""
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Runner(web.AppRunner):
+    """Run an application made by ``create_app``."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+
+        def make_request(message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+            return made.request_factory(_mended(message), *others)
+
+        return _Server(
+            made.request_handler,
+            request_factory=make_request,
+            keepalive_timeout=IDLE_SECONDS,
+            **made._kwargs,  # noqa: SLF001  # the base class has no way to name its server's class
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Protocol(web.RequestHandler):
+    """A connection; aiohttp itself would answer its parser's errors in plain text."""
+
+    __slots__ = ()
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Handler:
+        answer = self._request_handler
+        assert answer is not None  # the connection is open
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            request[MALFORMED] = err_info.message
+            return await answer(request)
+
+        return handle
+
+
+def _mended(message: RawRequestMessage) -> RawRequestMessage:
+    """Give what is no HTTP headers that can be asked, and forget what is not to be heeded.
+
+    An ``Expect`` that is not understood may be ignored (RFC 9110, 10.1.1); aiohttp would refuse
+    it in plain text, before any middleware.
+    """
+    expected = message.headers.get("Expect", "100-continue")
+    if isinstance(message.headers, CIMultiDictProxy) and expected.lower() == "100-continue":
+        return message
+    headers = CIMultiDict(message.headers)
+    headers.popall("Expect", None)
+    return message._replace(headers=CIMultiDictProxy(headers))
