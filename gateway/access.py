@@ -24,7 +24,9 @@ def gate(keys: Keys) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if _needs_key(request):
-            request[CLIENT] = keys.admit(_key(request))
+            key = keys.find(_key(request))
+            request[CLIENT] = key.name  # the log tells also whose key is used too often
+            keys.spend(key)
         return await handler(request)
 
     return middleware

@@ -84,12 +84,11 @@ class Keys:
         if not self._keys:
             raise SettingsError(f"{path} holds no key: make one with `hemavision key NAME`.")
 
-    def admit(self, key: str | None) -> str:
-        """Return the name of a key that may be used now.
+    def find(self, key: str | None) -> Key:
+        """Return the entry of a key.
 
         Raises:
             KeyRequired: no key, or none that the file knows.
-            RateExceeded: the key was used too often.
         """
         self._refresh()
         entry = self._find(key or "")
@@ -98,8 +97,7 @@ class Keys:
                 "This needs a key that this service knows, as `Authorization: Bearer KEY` or "
                 "`X-API-Key: KEY`. Its operator has one for you."
             )
-        self._spend(entry)
-        return entry.name
+        return entry
 
     def _find(self, key: str) -> Key | None:
         """Compare with every entry, each in constant time: how long it takes tells nothing."""
@@ -107,7 +105,12 @@ class Keys:
         found = [entry for entry in self._keys if hmac.compare_digest(entry.sha256, given)]
         return found[0] if found else None
 
-    def _spend(self, key: Key) -> None:
+    def spend(self, key: Key) -> None:
+        """Use a key once.
+
+        Raises:
+            RateExceeded: it was used too often.
+        """
         if key.per_minute is None:
             return
         seconds = self._buckets.setdefault(key, Bucket(key.per_minute)).wait(self._clock())

@@ -104,6 +104,9 @@ class Gateway:
         if answer.status == 200:
             return self._json(answer, "prediction")
         told = _told(answer)
+        if told["type"] == f"{_PROBLEM}key-required":
+            known = "does not know the key it was given" if self._key else "asks for a key"
+            raise GatewayUnusable(f"{self.url} {known}: give it as --key or HEMAVISION_KEY")
         if answer.status in _ABOUT_THE_PHOTOGRAPH and told["type"] != f"{_PROBLEM}invalid-option":
             raise Refused(told)
         raise GatewayUnusable(f"{self.url} does not answer: {sentence(told)}")

@@ -23,6 +23,13 @@ unhurried = settings(deadline=None)
 HASH = hashlib.sha256(b"hv_secret").hexdigest()
 
 
+def admit(keys: Keys, key: str | None) -> str:
+    """What the gate does: find the key's name, and use it once."""
+    found = keys.find(key)
+    keys.spend(found)
+    return found.name
+
+
 class Clock:
     """A time that passes when it is told to."""
 
@@ -62,7 +69,7 @@ def test_a_made_key_is_admitted_and_is_not_in_its_entry(tmp_path):
     assert (stored.name, stored.per_minute) == ("lab-a", 120)
     assert key not in entry
     assert len(key) == len("hv_") + 43  # 32 bytes in base64
-    assert Keys(tmp_path / "keys").admit(key) == "lab-a"
+    assert admit(Keys(tmp_path / "keys"), key) == "lab-a"
     assert make_key("lab-a")[0] != key
 
 
@@ -73,7 +80,7 @@ def test_the_console_makes_a_key_whose_entry_can_be_appended(tmp_path, capsys):
     printed = capsys.readouterr()
     (tmp_path / "keys").write_text(printed.out)
     keys = Keys(tmp_path / "keys")
-    assert [keys.admit(key) for key in re.findall(r"hv_\S+", printed.err)] == ["lab-a", "lab-b"]
+    assert [admit(keys, key) for key in re.findall(r"hv_\S+", printed.err)] == ["lab-a", "lab-b"]
 
 
 @pytest.mark.parametrize("arguments", [["a b"], ["a]\n[b"], [""], ["a", "--per-minute", "0"]])
@@ -125,7 +132,7 @@ def test_no_key_and_a_wrong_one_are_refused_alike(keys_file, key):
     keys, told = Keys(keys_file), []
     for given_key in (key, None):
         with pytest.raises(KeyRequired) as refusal:
-            keys.admit(given_key)
+            admit(keys, given_key)
         told.append(str(refusal.value))
     assert told[0] == told[1]
 
@@ -134,16 +141,16 @@ def test_a_key_is_limited_and_the_others_are_not(keys_file):
     """Two at once, then one each half minute; the wait that is told is the wait that is needed."""
     clock = Clock()
     keys = Keys(keys_file, clock)
-    assert [keys.admit("hv_secret") for _ in range(2)] == ["lab-a", "lab-a"]
+    assert [admit(keys, "hv_secret") for _ in range(2)] == ["lab-a", "lab-a"]
     with pytest.raises(RateExceeded) as refusal:
-        keys.admit("hv_secret")
+        admit(keys, "hv_secret")
     assert refusal.value.retry_after == 30
-    assert [keys.admit("hv_free") for _ in range(100)] == ["lab-b"] * 100
+    assert [admit(keys, "hv_free") for _ in range(100)] == ["lab-b"] * 100
     clock.now += 29.9
     with pytest.raises(RateExceeded):
-        keys.admit("hv_secret")
+        admit(keys, "hv_secret")
     clock.now += 0.2
-    assert keys.admit("hv_secret") == "lab-a"
+    assert admit(keys, "hv_secret") == "lab-a"
 
 
 @unhurried
@@ -174,16 +181,16 @@ def test_a_file_that_changed_is_read_again(keys_file):
     clock = Clock()
     keys = Keys(keys_file, clock)
     for _ in range(2):
-        keys.admit("hv_secret")
+        admit(keys, "hv_secret")
     new, entry = make_key("lab-c")
     text = keys_file.read_text()
     keys_file.write_text(text[: text.index("[lab-b]")] + entry)
     clock.now += 3
-    assert keys.admit(new) == "lab-c"
+    assert admit(keys, new) == "lab-c"
     with pytest.raises(KeyRequired):
-        keys.admit("hv_free")
+        admit(keys, "hv_free")
     with pytest.raises(RateExceeded):
-        keys.admit("hv_secret")
+        admit(keys, "hv_secret")
 
 
 def test_a_secret_that_is_swapped_by_a_link_is_read_again(tmp_path):
@@ -200,9 +207,9 @@ def test_a_secret_that_is_swapped_by_a_link_is_read_again(tmp_path):
     (tmp_path / "next").symlink_to("two")
     (tmp_path / "next").rename(tmp_path / "data")
     clock.now += 3
-    assert keys.admit("two") == "a"
+    assert admit(keys, "two") == "a"
     with pytest.raises(KeyRequired):
-        keys.admit("one")
+        admit(keys, "one")
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("[a"), lambda path: path.unlink()])
@@ -213,13 +220,13 @@ def test_a_file_that_was_spoilt_keeps_the_old_keys(keys_file, caplog, spoil):
     spoil(keys_file)
     for _ in range(3):
         clock.now += 3
-        assert keys.admit("hv_free") == "lab-b"
+        assert admit(keys, "hv_free") == "lab-b"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert str(keys_file) in record.getMessage()
     keys_file.write_text(good.replace("lab-b", "lab-c"))
     clock.now += 3
-    assert keys.admit("hv_free") == "lab-c"
+    assert admit(keys, "hv_free") == "lab-c"
 
 
 def test_an_emptied_file_lets_nobody_in(keys_file):
@@ -229,7 +236,7 @@ def test_an_emptied_file_lets_nobody_in(keys_file):
     keys_file.write_text("")
     clock.now += 3
     with pytest.raises(KeyRequired):
-        keys.admit("hv_free")
+        admit(keys, "hv_free")
 
 
 def test_the_description_says_where_a_key_is_needed():
@@ -287,8 +294,9 @@ async def test_a_key_opens_and_its_name_is_in_the_log(client, caplog, headers):
     assert "hv_free" not in line
 
 
-async def test_too_many_requests_with_one_key(client):
-    """429 says when to come back, and for whom it is."""
+async def test_too_many_requests_with_one_key(client, caplog):
+    """429 says when to come back, and for whom it is; the log says whose key it was."""
+    caplog.set_level(logging.DEBUG, "gateway.access")
     statuses = [(await client.get("/metrics", headers=bearer("hv_secret"))).status for _ in "ab"]
     response = await client.get("/metrics", headers=bearer("hv_secret"))
     body = await response.json(content_type=None)
@@ -297,6 +305,7 @@ async def test_too_many_requests_with_one_key(client):
     assert 0 < int(response.headers["Retry-After"]) <= 30
     assert body["type"] == "urn:hemavision:problem:rate-exceeded"
     assert "lab-a" in body["detail"]
+    assert json.loads(JsonLines().format(caplog.records[-1]))["client"] == "lab-a"
 
 
 async def test_paths_that_lead_nowhere_and_wrong_methods_need_no_key(client):
@@ -318,7 +327,7 @@ def test_the_console_brings_a_key(serve, keys_file, smear, tmp_path, monkeypatch
     running = serve(KEYS_FILE=keys_file, MODEL_SERVER="127.0.0.1:1")
     send = ["classify", str(tmp_path / "cell.png"), "--url", running.url]
     assert cli.main(send) == 2
-    assert "A key is needed" in capsys.readouterr().err
+    assert "give it as --key or HEMAVISION_KEY" in capsys.readouterr().err
     monkeypatch.setenv("HEMAVISION_KEY", "hv_free\n")
     assert cli.main(["check", "--live", "--url", running.url]) == 0
     (tmp_path / "cell.png").write_text("no picture")
