@@ -46,15 +46,15 @@ class Strength:
     jpeg: float = 0.5
     graded: bool = True
 
-    def times(self, amount: float) -> Strength:
-        """Return this strength, weakened to ``amount`` of it (0 to 1)."""
+    def weakened(self, amount: float) -> Strength:
+        """Return this strength at ``amount`` of it (0 to 1)."""
         weakened = {
             field.name: amount * getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("smallest", "largest", "graded")
         }
         smallest, largest = self.smallest**amount, self.largest**amount
-        return replace(self, smallest=smallest, largest=largest, graded=False, **weakened)
+        return replace(self, smallest=smallest, largest=largest, **weakened)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def augment(
     the frame round the cell, at the same magnification.
     """
     if strength.graded:
-        strength = strength.times(rng.random())
+        strength = strength.weakened(rng.random())
     picture = _geometry(specimen, window, rng, strength)
     if rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, strength.blur)))

@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -59,6 +59,8 @@ class Stage:
     epochs: int
     learning_rate: float
     cosine: bool = True
+    strength: float = 1.0
+    """Share of the recipe's ``Strength`` that the photographs vary by."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ RECIPES = {
             Stage(INPUT_SIZE, 4, 5e-4),
             Stage(INPUT_SIZE, 7, 6e-4),
             Stage(INPUT_SIZE, 8, 6e-4),
+            Stage(INPUT_SIZE, 8, 5e-4, strength=0.5),
         )
     ),
     # the original application's: whole frames as they come, plain SGD, early stopping
@@ -278,20 +281,21 @@ class _Run:
         result: dict[str, float] = {}
         with _progress() as bar, ThreadPoolExecutor(2) as pool:
             task = bar.add_task(title, total=self.batches)
-            for images, labels in self._batches(pool, stage.window, self.batches):
+            for images, labels in self._batches(pool, stage, self.batches):
                 result = model.train_on_batch(images, labels, return_dict=True)
                 average.update(model)
                 described = f"{title}  loss {result['loss']:.3f}  accuracy {result['accuracy']:.3f}"
                 bar.update(task, advance=1, description=described)
-            statistics = list(self._batches(pool, INPUT_SIZE, _STATISTICS_BATCHES))
+            whole = replace(stage, window=INPUT_SIZE)
+            statistics = list(self._batches(pool, whole, _STATISTICS_BATCHES))
         average.estimate_statistics(images for images, _ in statistics)
         self._finish_epoch(model, average, stage, result, time.monotonic() - started)
 
     def _batches(
-        self, pool: ThreadPoolExecutor, window: int, count: int
+        self, pool: ThreadPoolExecutor, stage: Stage, count: int
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Make each batch while the one before it is trained on."""
-        rng = np.random.default_rng([self.seed, self.state.epoch, window])
+        rng = np.random.default_rng([self.seed, self.state.epoch, stage.window])
         shape = (count, self.recipe.batch)
         if self.recipe.samples_per_epoch is None:
             drawn = np.resize(rng.permutation(len(self.training)), shape)
@@ -301,7 +305,7 @@ class _Run:
 
         def start(number: int) -> list[Future[NDArray[np.uint8]]]:
             return [
-                pool.submit(self._picture, int(index), int(seed), window)
+                pool.submit(self._picture, int(index), int(seed), stage)
                 for index, seed in zip(drawn[number], seeds[number], strict=True)
             ]
 
@@ -313,7 +317,7 @@ class _Run:
             labels = [self.training[int(index)].label for index in drawn[number]]
             yield images, np.eye(len(CLASSES), dtype=np.float32)[labels]
 
-    def _picture(self, index: int, seed: int, window: int) -> NDArray[np.uint8]:
+    def _picture(self, index: int, seed: int, stage: Stage) -> NDArray[np.uint8]:
         photograph = self.training[index]
         if self.recipe.strength is None:
             return load_input(photograph.path)
@@ -321,7 +325,8 @@ class _Run:
         if specimen is None:
             specimen = Specimen.of(load_upright(photograph.path), photograph.box)
             self.specimens[index] = specimen
-        return augment(specimen, window, np.random.default_rng(seed), self.recipe.strength)
+        strength = self.recipe.strength.weakened(stage.strength)
+        return augment(specimen, stage.window, np.random.default_rng(seed), strength)
 
     def _finish_epoch(
         self,

@@ -130,12 +130,12 @@ def test_the_frame_is_the_whole_photograph() -> None:
 def test_a_strength_is_weakened_in_all_it_varies() -> None:
     """Half of it is half of each amount, and of each scale's logarithm; none leaves all alone."""
     strength = Strength()
-    half = strength.times(0.5)
+    half = strength.weakened(0.5)
     assert half.blur == strength.blur / 2
     assert half.smallest == pytest.approx(strength.smallest**0.5)
     assert half.largest == pytest.approx(strength.largest**0.5)
-    assert not half.graded
-    nothing = strength.times(0)
+    assert half.graded is strength.graded
+    nothing = strength.weakened(0)
     assert (nothing.smallest, nothing.largest) == (1, 1)
     assert not any((nothing.stretch, nothing.stain, nothing.mixing, nothing.background))
     assert not any((nothing.grey, nothing.blur, nothing.noise, nothing.jpeg))
