@@ -27,6 +27,7 @@ _NAME = re.compile(
     r"[A-Za-z0-9_-]{1,40}"
 )  # what TOML takes without quotes, and a log line can hold
 _HASH = re.compile(r"[0-9a-f]{64}")
+_PLACE = re.compile(r"\(at line (\d+), column \d+\)$")  # how tomllib's messages end
 _LOOK_EVERY = 2.0
 
 
@@ -81,8 +82,6 @@ class Keys:
         self._seen, self._looked = _state(path), clock()
         self._keys = read_keys(path)
         self._buckets: dict[Key, Bucket] = {}
-        if not self._keys:
-            raise SettingsError(f"{path} holds no key: make one with `hemavision key NAME`.")
 
     def find(self, key: str | None) -> Key:
         """Return the entry of a key.
@@ -135,23 +134,38 @@ class Keys:
             _LOG.error("%s The keys that were read before stay.", error)
             return
         self._buckets = {key: self._buckets[key] for key in self._keys if key in self._buckets}
-        _LOG.info("%s: %d keys", self._path, len(self._keys))
+        _LOG.info("%s: %d %s", self._path, len(self._keys), "keys" if self._keys[1:] else "key")
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Read a keys file: TOML with one table a key.
+    """Read a keys file: TOML with one table a key, one at least.
 
     Raises:
-        SettingsError: it cannot be read, or an entry makes no sense; the message never quotes
-            what may be a key.
+        SettingsError: it cannot be read, it holds no key, or an entry makes no sense; the message
+            never quotes what may be a key.
     """
+    where = f"The keys file {path}"
     try:
-        entries = tomllib.loads(path.read_text("utf-8"))
+        # a last line without an end would be told as the file's end
+        entries = tomllib.loads(path.read_text("utf-8") + "\n")
     except OSError as error:
-        raise SettingsError(f"The keys file {path} cannot be read ({error.strerror}).") from error
-    except ValueError:  # its words may quote the line
-        raise SettingsError(f"The keys file {path} is no TOML.") from None
-    return tuple(_key(f"The keys file {path}", name, entry) for name, entry in entries.items())
+        raise SettingsError(f"{where} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise SettingsError(f"{where} is no TOML: {_fault(error)}.") from None
+    if not entries:
+        raise SettingsError(f"{where} holds no key: make one with `hemavision key NAME`.")
+    return tuple(_key(where, name, entry) for name, entry in entries.items())
+
+
+def _fault(error: ValueError) -> str:
+    """Tell what is wrong and where, without the parser's own words: they may quote the line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    place = _PLACE.search(str(error))
+    where = f"line {place[1]}" if place else "its end"
+    if str(error).startswith(("Cannot declare", "Cannot overwrite")):
+        return f"{where} gives a name that was given before, and each can stand there once"
+    return f"{where} cannot be read"
 
 
 def make_key(name: str, per_minute: int | None = None) -> tuple[str, str]:

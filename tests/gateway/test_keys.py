@@ -96,8 +96,13 @@ def test_the_console_refuses_a_name_or_rate_that_makes_no_sense(arguments, capsy
     ("text", "word"),
     [
         ("", "holds no key"),
-        ("[a", "no TOML"),
-        ("\udcff", "no TOML"),
+        ("# nobody", "holds no key"),
+        ("[a", "no TOML: line 1 cannot be read"),
+        ("a = [", "no TOML: its end cannot be read"),
+        ("\n[a]\nsha256 = hv_secret\n", "no TOML: line 3 cannot be read"),
+        ("\udcff", "no TOML: it is not UTF-8"),
+        (f'[a]\nsha256 = "{HASH}"\n[a]\n', "no TOML: line 3 gives a name that was given before"),
+        ('[a]\nsha256 = "hv_secret"\nsha256 = "hv_secret"', "line 3 gives a name that was given"),
         ("a = 1", "sha256"),
         ("[a]\nper_minute = 3", "sha256"),
         (f'["a b"]\nsha256 = "{HASH}"', "A-Z"),
@@ -212,7 +217,15 @@ def test_a_secret_that_is_swapped_by_a_link_is_read_again(tmp_path):
         admit(keys, "one")
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.write_text("[a"), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text("[a"),
+        lambda path: path.write_text(""),
+        lambda path: path.unlink(),
+    ],
+    ids=["broken", "emptied", "gone"],
+)
 def test_a_file_that_was_spoilt_keeps_the_old_keys(keys_file, caplog, spoil):
     """It is told once, as an error, and mended by the next good file."""
     clock = Clock()
@@ -229,14 +242,16 @@ def test_a_file_that_was_spoilt_keeps_the_old_keys(keys_file, caplog, spoil):
     assert admit(keys, "hv_free") == "lab-c"
 
 
-def test_an_emptied_file_lets_nobody_in(keys_file):
-    """The last key is revoked like any other."""
+@pytest.mark.parametrize(("count", "told"), [(1, "1 key"), (2, "2 keys")])
+def test_how_many_keys_there_are_now_is_told(keys_file, caplog, count, told):
+    """After each change."""
     clock = Clock()
     keys = Keys(keys_file, clock)
-    keys_file.write_text("")
+    keys_file.write_text("".join(make_key(f"lab-{number}")[1] for number in range(count)))
     clock.now += 3
-    with pytest.raises(KeyRequired):
+    with caplog.at_level(logging.INFO, "gateway.keys"), pytest.raises(KeyRequired):
         admit(keys, "hv_free")
+    assert [record.getMessage() for record in caplog.records] == [f"{keys_file}: {told}"]
 
 
 def test_the_description_says_where_a_key_is_needed():
