@@ -98,13 +98,14 @@ def _one(gateway: Gateway, order: Order, photograph: Photograph) -> Outcome:
     try:
         path = overlays.write(order.overlays, photograph, reply["heatmap"].pop("data"))
     except OSError as error:
-        told = problem("overlay-not-written", "The overlay could not be written", _words(error))
+        detail = f"The overlay could not be written: {_words(error)}."
+        told = problem("overlay-not-written", "Overlay not written", detail)
         return Outcome(photograph, reply, None, told)
     return Outcome(photograph, reply, str(path), None)
 
 
 def _unreadable(error: Exception) -> Json:
-    return problem("unreadable-file", "The file cannot be read", _words(error))
+    return problem("unreadable-file", "Unreadable file", f"It cannot be read: {_words(error)}.")
 
 
 def _words(error: Exception) -> str:

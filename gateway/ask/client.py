@@ -50,7 +50,9 @@ def problem(name: str, title: str, detail: str) -> Json:
 
 
 def sentence(problem: Json) -> str:
-    """A problem for a person."""
+    """A problem for a person: our own details say all, a stranger's may need their title."""
+    if problem["type"].startswith(_PROBLEM):
+        return str(problem["detail"])
     return f"{problem['title']}. {problem['detail']}".strip()
 
 

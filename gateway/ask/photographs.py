@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.ask.terminal import printable
 from gateway.errors import HemaVisionError
 
 STANDARD_INPUT = Path("-")
@@ -50,22 +51,29 @@ class Photograph(NamedTuple):
         with open(source, "rb", closefd=source != 0) as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise TooLong(f"It has more than {_MOST_BYTES // 1024**2} MiB.")
+            raise TooLong(f"it has more than {_MOST_BYTES // 1024**2} MiB")
         return data
 
 
 def find(named: Sequence[Path]) -> list[Photograph]:
     """List what the names stand for: a folder for the pictures in it, by their content, sorted.
 
+    A name that stands for none is told on standard error.
+
     Raises:
         NothingToSend: there is no photograph, a folder cannot be read, or standard input is
             named twice or is a terminal.
     """
     _check_standard_input(named)
-    found = [photograph for path in named for photograph in _behind(path)]
-    if not found:
+    found = [(path, list(_behind(path))) for path in named]
+    for path, inside in found:
+        if not inside:
+            reason = "no photograph in it" if path.is_dir() else "an overlay"
+            print(f"{printable(str(path))}: {reason}, left out", file=sys.stderr)
+    wanted = [photograph for _, inside in found for photograph in inside]
+    if not wanted:
         raise NothingToSend("there is no photograph in what was named")
-    return found
+    return wanted
 
 
 def _check_standard_input(named: Sequence[Path]) -> None:
@@ -81,9 +89,7 @@ def _behind(path: Path) -> Iterator[Photograph]:
         yield Photograph(path, Path(f"standard-input{OVERLAY}"))
     elif path.is_dir():
         yield from _inside(path)
-    elif path.name.endswith(OVERLAY):
-        print(f"{os.fsencode(path)!r}: an overlay, left out", file=sys.stderr)
-    else:
+    elif not path.name.endswith(OVERLAY):
         yield Photograph(path, Path(path.stem + OVERLAY))
 
 

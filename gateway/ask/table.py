@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 
 from gateway.ask.client import sentence
 from gateway.ask.outcome import Outcome, Tally, remarks
@@ -26,7 +26,7 @@ _WIDTHS = (10, 10, 8, 10, 5)
 _GAP = "  "
 _INDENT = "    "
 _NARROWEST_FILE = 12
-_DIGITS = re.compile(r"\d+")
+_FIGURE = re.compile(r"(\d+(?:\.\d+)?)")
 
 
 class Table:
@@ -41,8 +41,7 @@ class Table:
             longest = min(longest, max(room - fixed, _NARROWEST_FILE))
         self._file = max(longest, len("file"))
         self._doubts: dict[str, str] = {}
-        self._notes: dict[str, str] = {}
-        self._noted: Counter[str] = Counter()
+        self._notes: dict[tuple[str, ...], list[list[str]]] = {}
         self._headed = False
 
     def show(self, outcome: Outcome) -> None:
@@ -57,9 +56,8 @@ class Table:
     def close(self, tally: Tally, asked: int) -> None:
         """Print what the marks mean, and the counts of ``asked`` photographs."""
         marks = dict(self._doubts)
-        for number, (kind, text) in enumerate(self._notes.items(), 1):
-            others = self._noted[kind] - 1
-            marks[str(number)] = text + (f" (And {others:,} more like it.)" if others else "")
+        for number, (words, figures) in enumerate(self._notes.items(), 1):
+            marks[str(number)] = _true_of_all(words, figures)
         tell("")
         for mark, text in marks.items():
             tell(_wrapped(text, f"{mark:<12}", " " * 12))
@@ -79,15 +77,15 @@ class Table:
             "" if reply["abstain"] else percent(reply["confidence"]),
             f"{reply['timing_ms']['total']:.0f} ms",
             ",".join(doubt["reason"] for doubt in reply["abstain_reasons"]),
-            ",".join(str(self._number(text, outcome)) for text in remarks(reply)),
+            ",".join(str(self._number(text)) for text in remarks(reply)),
         )
 
-    def _number(self, note: str, outcome: Outcome) -> int:
+    def _number(self, note: str) -> int:
         """Number the notes; those that differ in their figures alone are one."""
-        kind = _DIGITS.sub("", note)
-        self._notes.setdefault(kind, f"{self._name(outcome.photograph)}: {note}")
-        self._noted[kind] += 1
-        return list(self._notes).index(kind) + 1
+        parts = _FIGURE.split(note)
+        words = tuple(parts[::2])
+        self._notes.setdefault(words, []).append(parts[1::2])
+        return list(self._notes).index(words) + 1
 
     def _row(self, name: str, cells: Sequence[str]) -> str:
         answer, confidence, time, doubts, notes = _WIDTHS
@@ -124,6 +122,17 @@ def summary(tally: Tally, asked: int) -> list[str]:
     answers = ", ".join(f"{name} {count:,}" for name, count in tally.answers.most_common())
     lines = [f"{asked:,} photographs: {counted}."]
     return [*lines, f"Answers: {answers}."] if answers else lines
+
+
+def _true_of_all(words: Sequence[str], figures: Sequence[Sequence[str]]) -> str:
+    """Put a note together again, with the span of each of its figures."""
+    spans = [_span(column) for column in zip(*figures, strict=True)]
+    return "".join(chain(*zip_longest(words, spans, fillvalue="")))
+
+
+def _span(figures: Sequence[str]) -> str:
+    least, most = min(figures, key=float), max(figures, key=float)
+    return least if least == most else f"{least} to {most}"
 
 
 def _wrapped(text: str, first: str, others: str) -> str:

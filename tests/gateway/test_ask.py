@@ -233,7 +233,7 @@ def test_a_refusal_stands_in_its_row_and_stops_nothing(url, cells):
     ran = run(cells / "notes.txt", cells / "gone.png", cells / "a.png", "--url", url)
     lines = ran.stdout.splitlines()
     assert lines[1].split() == [str(cells / "notes.txt"), "refused"]
-    assert "    The file cannot be read. No such file or directory" in lines
+    assert "    It cannot be read: No such file or directory." in lines
     assert "3 photographs: 1 answered, 0 not sure, 2 refused." in lines
     assert ran.returncode == 1
 
@@ -246,7 +246,7 @@ def test_a_photograph_that_is_too_large_is_refused(url, tmp_path):
     ran = run(tmp_path / "large.jpg", tmp_path / "huge.jpg", "--json", "--url", url)
     large, huge = (json.loads(line)["problem"] for line in ran.stdout.splitlines())
     assert large["type"] == "urn:hemavision:problem:photograph-too-large"
-    assert huge["detail"] == "It has more than 128 MiB."
+    assert huge["detail"] == "It cannot be read: it has more than 128 MiB."
     assert ran.returncode == 1
 
 
@@ -278,13 +278,14 @@ def test_not_sure_never_shows_the_class(doubtful, cells):
 
 
 def test_notes_are_numbered_and_told_once(url, smear, tmp_path):
-    """Two that differ in their figures alone are one note."""
-    for side in (60, 70):
-        smear.resize((side, side)).save(tmp_path / f"{side}.png")
+    """Those that differ in their figures alone are one note, and it is true of all of them."""
+    for side in (70, 60, 101):
+        smear.resize((side, 70)).save(tmp_path / f"{side}.png")
     ran = run(tmp_path, "--url", url)
-    assert all(row.endswith("  1") for row in ran.stdout.splitlines()[1:3])
-    assert ran.stdout.count("was enlarged") == 1
-    assert "(And 1 more like it.)" in " ".join(ran.stdout.split())
+    assert all(row.endswith("  1") for row in ran.stdout.splitlines()[1:4])
+    said = " ".join(ran.stdout.split())
+    assert said.count("was enlarged") == 1
+    assert "it is 60 to 101 x 70 pixels, and the model reads 224 x 224." in said
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -410,11 +411,22 @@ def test_an_overlay_that_cannot_be_written_takes_no_answer_away(url, cells, tmp_
 
 
 def test_overlays_are_not_classified(cells):
-    """Nor is an empty folder an answer: where nothing is left, that is told."""
+    """Where nothing is left, that is told."""
     ran = run(cells / "a.overlay.png", "--url", NOWHERE)
     assert ran.returncode == 2
-    assert "an overlay, left out" in ran.stderr
+    assert f"{cells / 'a.overlay.png'}: an overlay, left out" in ran.stderr
     assert "there is no photograph" in ran.stderr
+
+
+def test_a_folder_without_photographs_is_told_and_the_rest_is_sent(url, cells, tmp_path):
+    """On standard error, with the status of what was sent; its name is printed safely."""
+    empty = tmp_path / "emp\nty"
+    empty.mkdir()
+    ran = run(empty, cells / "a.png", "--json", "--url", url)
+    (line,) = ran.stdout.splitlines()
+    assert json.loads(line)["reply"]["prediction"]
+    assert ran.stderr == f"{tmp_path}/emp\\nty: no photograph in it, left out\n"
+    assert ran.returncode == 0
 
 
 # gateways that fail
@@ -453,7 +465,7 @@ def test_without_a_model_the_gateways_sentence_is_told(cells):
     with serving("127.0.0.1:1") as url:
         ran = run(cells, "--json", "--url", url)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "The model is not available" in ran.stderr
+    assert ran.stderr.count("No model answers at the moment.") == 1
 
 
 def test_a_gateway_that_goes_away_leaves_what_it_answered(reply, cells):
@@ -603,7 +615,7 @@ def test_check_tells_in_one_sentence(url, capsys):
     with serving("127.0.0.1:1") as modelless:
         assert cli.main(["check", "--live", "--url", modelless]) == 0
         assert cli.main(["check", "--url", modelless]) == 1
-    assert "The model is not available" in capsys.readouterr().err
+    assert "No model answers at the moment." in capsys.readouterr().err
     assert cli.main(["check", "--url", NOWHERE]) == 1
     assert "Connection refused" in capsys.readouterr().err
 
