@@ -134,7 +134,7 @@ class Handlers:
     async def readyz(self, request: web.Request) -> web.Response:
         """GET /readyz: the model server has a version AVAILABLE and we go on; else 503."""
         if self.lifecycle.stopping:
-            raise Stopping("This process is about to end. Send new requests to another.")
+            raise Stopping("This gateway is about to end: send new requests to another.")
         version = await self.model.available_version(Deadline.after(self.deadline))
         self.metrics.see_model(str(version))
         ready: wire.Ready = {"status": "ready", "model_version": version}
@@ -177,8 +177,7 @@ class Handlers:
         media: str,
     ) -> web.Response:
         chosen = cast("PictureFormat", media.removeprefix("image/"))
-        # the overlay is the reply: there is none without it
-        wanted = replace(options, format=chosen, degrade="never")
+        wanted = replace(options, format=chosen)
         async with self._answered(request, photograph, wanted, deadline) as report:
             assert report.heatmap is not None  # an overlay was asked for
         return web.Response(
@@ -286,8 +285,12 @@ def read_model_card(models: Path | None, version: int) -> dict[str, Any] | None:
 
 
 def _offered(request: web.Request, options: Options, photographs: int) -> tuple[str, ...]:
-    """In which media types /v1/classify can answer; only one photograph has one overlay."""
-    overlay = photographs == 1 and options.heatmap == "overlay"
+    """In which media types /v1/classify can answer; only one photograph has one overlay.
+
+    An overlay that may be left out is no reply by itself.
+    """
+    sure = options.heatmap == "overlay" and options.degrade == "never"
+    overlay = photographs == 1 and sure
     return (JSON, *(_pictures(request, options) if overlay else ()))
 
 
@@ -305,7 +308,7 @@ def _media(request: web.Request, offered: Sequence[str]) -> str:
     if chosen is None:
         raise NotAcceptable(
             f"What you asked for is answered as {' or '.join(offered)}: name one in `Accept`, or "
-            "leave that out."
+            "leave the header out."
         )
     return chosen
 

@@ -31,11 +31,40 @@ _PLAIN: dict[object, Json] = {
     NoneType: {"type": "null"},
     Any: {},
 }
-_REQUEST_ID: Json = {
-    "description": "The request's id: yours, if you sent one.",
-    "required": True,
-    "schema": {"type": "string"},
+_HEADERS: Json = {
+    "X-Request-ID": {
+        "description": "The request's id: yours, if you sent one.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "traceresponse": {
+        "description": "The request's trace and our span in it, as W3C Trace Context writes them.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Server-Timing": {
+        "description": "Milliseconds of the whole request (`total`) and of its stages.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "In how many seconds the same may work.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "How a key is sent.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "X-Abstain": {
+        "description": "With an overlay: the reasons not to take the answer, as `unfamiliar`, "
+        "separated by commas; left out where it may be taken.",
+        "schema": {"type": "string"},
+    },
 }
+_EACH_REPLY = ("X-Request-ID", "traceresponse", "Server-Timing")
+_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _KEYS: Json = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -48,6 +77,7 @@ class Operation:
     """What one method of one path takes and answers.
 
     ``body`` and ``replies`` map media types to a type of ``wire`` or to a JSON Schema;
+    ``headers`` are those of a reply of this route alone;
     ``errors`` are the refusals and failures that it can end in.
     """
 
@@ -59,6 +89,7 @@ class Operation:
     body: Mapping[str, Json] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     path_options: tuple[Option, ...] = ()
+    headers: tuple[str, ...] = ()
     errors: tuple[type[HemaVisionError], ...] = ()
     details: str = ""
 
@@ -89,7 +120,7 @@ def describe(
         "paths": paths,
         "components": {
             "schemas": schemas.named,
-            "headers": {"X-Request-ID": _REQUEST_ID},
+            "headers": _HEADERS,
             "securitySchemes": _KEYS,
         },
     }
@@ -119,7 +150,7 @@ class Schemas:
         if origin is list:
             return {"type": "array", "items": parts[0]}
         if origin is dict:
-            return {"type": "object", "additionalProperties": parts[1]}
+            return {"type": "object"} | ({"additionalProperties": parts[1]} if parts[1] else {})
         if origin in {Union, UnionType}:
             return {"anyOf": parts}
         raise TypeError(f"{origin} has no JSON Schema here")
@@ -159,7 +190,7 @@ def _operation(
         "parameters": [_parameter(o, "query", defaults) for o in operation.options]
         + [_parameter(option, "path", defaults) for option in operation.path_options],
         "responses": {
-            "200": _reply("The answer.", operation.replies, schemas),
+            "200": _reply("The answer.", operation.replies, schemas, operation.headers),
             **_refusals([problems[error] for error in operation.errors], schemas),
         },
     }
@@ -185,10 +216,13 @@ def _parameter(option: Option, place: str, defaults: object) -> Json:
     }
 
 
-def _reply(description: str, content: Mapping[str, Any], schemas: Schemas) -> Json:
+def _reply(
+    description: str, content: Mapping[str, Any], schemas: Schemas, headers: tuple[str, ...]
+) -> Json:
+    named = (*_EACH_REPLY, *headers)
     return {
         "description": description,
-        "headers": {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}},
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named},
         "content": {
             media: {"schema": dict(kind) if isinstance(kind, dict) else schemas.of(kind)}
             for media, kind in content.items()
@@ -208,7 +242,8 @@ def _refusals(problems: Iterable[tuple[int, str, str]], schemas: Schemas) -> Jso
             "properties": {"type": {"enum": types}, "status": {"const": status}}
         }
         description = "; ".join(f"{title} (`{name}`)" for name, title in kinds) + "."
-        replies[str(status)] = _reply(description, {PROBLEM: shape}, schemas)
+        headers = _OF_STATUS.get(status, ())
+        replies[str(status)] = _reply(description, {PROBLEM: shape}, schemas, headers)
     return replies
 
 

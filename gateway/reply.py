@@ -21,8 +21,8 @@ _WORTH_COMPRESSING = 1024  # bytes; less than this fits one packet anyway
 async def json_reply(
     request: web.Request, body: object, headers: Mapping[str, str], *, pictures: bool = False
 ) -> web.Response:
-    """Answer in JSON; see ``reply``."""
-    encoded = json.dumps(body).encode()
+    """Answer in JSON, on a line of its own for those who read it in a terminal; see ``reply``."""
+    encoded = json.dumps(body).encode() + b"\n"
     return await reply(request, encoded, JSON, headers, pictures=pictures)
 
 
@@ -70,7 +70,7 @@ async def _pieces(results: list[bytes]) -> AsyncIterator[bytes]:
         results[index] = b""  # once written, it is let go
         yield before + result
         before = b", "
-    yield b"]}"
+    yield b"]}\n"
 
 
 async def _gzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

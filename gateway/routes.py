@@ -55,6 +55,7 @@ ROUTES: tuple[tuple[Operation, Handler], ...] = (
             replies={JSON: wire.Classification | wire.Batch, **_PICTURES},
             body=_RAW | _SEVERAL,
             options=OPTIONS,
+            headers=("X-Abstain",),
             errors=(*_PHOTOGRAPH, *_OPTIONS),
             details="One photograph is answered by a `Classification`; with `Accept: image/png`, "
             "`image/jpeg` or `image/webp` by the overlay itself. A form with several parts named "
@@ -72,6 +73,7 @@ ROUTES: tuple[tuple[Operation, Handler], ...] = (
             replies=_PICTURES,
             body=_RAW | _ONE,
             options=OVERLAY_OPTIONS,
+            headers=("X-Abstain",),
             errors=(*_PHOTOGRAPH, *_OPTIONS),
             details="The overlay itself, in the `format` asked for or the one that `Accept` likes "
             "best. The header `X-Abstain` names the reasons not to take it.",

@@ -46,6 +46,7 @@ function kind(schema) {
   if (schema.enum) return [schema.enum.map(String).join(", ")];
   if (schema.type === "array") return ["list of ", ...kind(schema.items)];
   if (schema.additionalProperties) return ["for each class a ", ...kind(schema.additionalProperties)];
+  if (schema.type === "object") return ["object with any fields"];
   if (schema.format === "binary") return ["file"];
   const plain = { integer: "whole number", boolean: "true or false", string: "text" };
   const encoded = schema.contentEncoding ? `, ${schema.contentEncoding}` : "";

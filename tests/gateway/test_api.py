@@ -474,7 +474,7 @@ async def test_many_at_once_are_answered_or_turned_away(aiohttp_client, model_se
 
 
 async def test_an_overlay_cannot_be_left_out_of_the_overlay(client, jpeg):
-    """/v1/heatmap has nothing else to answer with."""
+    """/v1/heatmap has nothing else to answer with; see test_http for `Accept`."""
     response = await client.post("/v1/heatmap?degrade=allow", data=form(jpeg))
     assert response.status == 400
     assert "degrade" in (await problem(response))["detail"]

@@ -185,6 +185,7 @@ async def test_accept_asks_for_the_overlay_itself(client, jpeg, route, accept, q
     [
         ("/v1/classify", "text/html"),
         ("/v1/classify?heatmap=none", "image/png"),
+        ("/v1/classify?degrade=allow", "image/png"),
         ("/v1/classify?format=png", "image/webp"),
         ("/v1/heatmap", "application/json"),
     ],
@@ -193,6 +194,27 @@ async def test_what_nobody_can_answer_is_406(client, jpeg, route, accept):
     """And the refusal says what can be had."""
     response = await client.post(route, data=jpeg, headers={"Accept": accept, **JPEG})
     assert await problem(response) == (406, "not-acceptable")
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/model", "/livez"])
+async def test_json_ends_its_line(client, jpeg, path):
+    """So that a terminal's prompt begins one of its own."""
+    one = client.post(path, data=form(jpeg)) if path == "/v1/classify" else client.get(path)
+    assert (await (await one).read()).endswith(b"}\n")
+
+
+async def test_a_list_ends_its_line(client, jpeg):
+    """As one answer does, and nothing comes after."""
+    body = await (await client.post("/v1/classify", data=form(jpeg, b"x"))).read()
+    assert body.endswith(b"]}\n")
+    assert body.count(b"\n") == 1
+
+
+async def test_what_may_be_left_out_is_answered_in_json(client, jpeg):
+    """An overlay by itself cannot say that it is missing."""
+    accept = {"Accept": "image/png, application/json;q=0.1", **JPEG}
+    response = await client.post("/v1/classify?degrade=allow", data=jpeg, headers=accept)
+    assert (response.status, response.content_type) == (200, "application/json")
 
 
 async def test_several_photographs_are_answered_in_order(client, jpeg):

@@ -8,6 +8,7 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 import schemathesis
+from aiohttp.test_utils import unused_port
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +17,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from gateway import query, wire
 from gateway.app import create_app, describe_api
+from gateway.contract import CLASSES
+from gateway.keys import make_key
 from gateway.middleware import ERROR_STATUS
 from gateway.openapi import Schemas
 from gateway.pipeline import Options
@@ -141,6 +144,49 @@ async def test_refusals_are_as_described(client, jpeg):
         response = await client.post(route, data=sent, headers={"Accept": accept})
         body = await response.json(content_type="application/problem+json")
         holds(body, route, "post", response.status, "application/problem+json")
+
+
+async def test_headers_are_as_described(client, aiohttp_client, tmp_path, jpeg):
+    """Those that are said to be there are, and those of ours that are there are described."""
+    key, entry = make_key("lab", per_minute=1)
+    (tmp_path / "keys").write_text(entry)
+    server = f"127.0.0.1:{unused_port()}"
+    alone = await aiohttp_client(create_app(Settings(model_server=server)))
+    locked = await aiohttp_client(create_app(Settings(keys_file=tmp_path / "keys")))
+    blank = io.BytesIO()
+    Image.new("RGB", (300, 300), "white").save(blank, "PNG")
+    named = {"X-API-Key": key}
+    for status, path, method, asked in (
+        (200, "/livez", "get", client.get("/livez")),
+        (200, "/v1/classify", "post", client.post("/v1/classify", data=form(jpeg))),
+        (200, "/v1/heatmap", "post", client.post("/v1/heatmap", data=form(blank.getvalue()))),
+        (400, "/v1/classify", "post", client.post("/v1/classify", data=form(b""))),
+        (503, "/v1/classify", "post", alone.post("/v1/classify", data=form(jpeg))),
+        (503, "/readyz", "get", alone.get("/readyz")),
+        (401, "/metrics", "get", locked.get("/metrics")),
+        (200, "/metrics", "get", locked.get("/metrics", headers=named)),
+        (429, "/metrics", "get", locked.get("/metrics", headers=named)),
+    ):
+        response = await asked
+        assert response.status == status
+        described = DOCUMENT["paths"][path][method]["responses"][str(status)]["headers"]
+        headers = DOCUMENT["components"]["headers"]
+        assert {name for name in described if headers[name].get("required")} <= set(
+            response.headers
+        )
+        assert {name for name in headers if name in response.headers} <= set(described)
+        if path == "/v1/heatmap":
+            assert "uniform" in response.headers["X-Abstain"]
+
+
+def test_a_map_is_one_of_classes_and_any_other_object_says_nothing_of_its_fields():
+    """/docs writes `for each class` of every object with `additionalProperties`."""
+    schemas = DOCUMENT["components"]["schemas"]
+    for schema in schemas.values():
+        for described in schema["properties"].values():
+            if "additionalProperties" in described:
+                assert described["propertyNames"] == {"enum": list(CLASSES)}
+    assert schemas["ModelDescription"]["properties"]["card"]["anyOf"][0] == {"type": "object"}
 
 
 def test_a_type_that_has_no_schema_is_an_error():
