@@ -14,6 +14,7 @@ from gateway.errors import HemaVisionError
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
+_MODELS = Path("models/hemavision")
 _DRAWING = ("explain", "resolution", "colormap")
 
 
@@ -46,7 +47,10 @@ def _up(given: argparse.Namespace) -> int:
     return_large_blocks()
     settings, recorder = _settings(given), telemetry.recorder(os.environ)
     own_server = "HEMAVISION_MODEL_SERVER" not in os.environ
-    return asyncio.run(up(settings, own_server, given.models, given.samples, recorder=recorder))
+    if given.models and not own_server:
+        given.refuse("--models is for a model server of its own: HEMAVISION_MODEL_SERVER names one")
+    models = given.models or _MODELS
+    return asyncio.run(up(settings, own_server, models, given.samples, recorder=recorder))
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -121,9 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start everything on this machine and wait for Ctrl-C")
-    up.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    up.add_argument("--samples", type=Path, default=Path("samples"), metavar="DIR")
-    up.set_defaults(run=_up)
+    _describe_up(up)
 
     serve = commands.add_parser("serve", help="start the gateway alone, in front of a model server")
     serve.set_defaults(run=_serve)
@@ -145,6 +147,28 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("check", help="is a running gateway ready? for health checks")
     )
     return parser
+
+
+def _describe_up(up: argparse.ArgumentParser) -> None:
+    up.description = (
+        "Draw four sample pictures, export the model where that was not done yet, start a model "
+        "server and the gateway, and stop both on Ctrl-C. With HEMAVISION_MODEL_SERVER the model "
+        "server is the one that runs there."
+    )
+    up.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help=f"where the model is exported to and served from; default: {_MODELS}",
+    )
+    up.add_argument(
+        "--samples",
+        type=Path,
+        default=Path("samples"),
+        metavar="DIR",
+        help="where the sample pictures are written, over those of that name; default: samples",
+    )
+    up.set_defaults(run=_up, refuse=up.error)
 
 
 def _describe_classify(classify: argparse.ArgumentParser) -> None:

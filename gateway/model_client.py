@@ -283,11 +283,13 @@ class ModelClient:
             was_open = self._breaker.open
             self._breaker.failed()
             if self._breaker.open and not was_open:
-                _LOG.warning("%s does not answer: left alone but for trials", self._address)
+                _LOG.warning(
+                    "no model server answers at %s: requests get 503 until one does", self._address
+                )
 
     def _praise(self) -> None:
         if self._breaker.open:
-            _LOG.warning("%s answers again", self._address)
+            _LOG.warning("a model server answers at %s again", self._address)
         self._breaker.succeeded()
 
     def _left_alone(self) -> ModelUnavailable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -25,6 +26,7 @@ from typing import IO
 from aiohttp import web
 
 from gateway.app import LIFECYCLE, create_app
+from gateway.breaker import Breaker
 from gateway.contract import MODEL_NAME
 from gateway.deadline import Deadline
 from gateway.errors import HemaVisionError, ModelUnavailable, SettingsError
@@ -32,7 +34,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.middleware import HTTP_LOG
 from gateway.model_client import ModelClient
 from gateway.server import Runner
-from gateway.settings import Settings
+from gateway.settings import PREFIX, Settings
 from gateway.telemetry import Recorder
 from gateway.tls import channel_credentials, server_context
 
@@ -41,6 +43,9 @@ _LINGER_SECONDS = 0.5
 _STEPS_TO_ACCEPT = 5
 """More turns of the loop than asyncio needs to make a connection of a socket that it accepted; it
 drops those whose server is closed meanwhile."""
+_PATIENCE = 60.0
+"""Seconds for a model to be there."""
+_OF_A_RUNNING_SERVER = ("models", "model_tls_ca", "model_tls_certificate", "model_tls_key")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -72,11 +77,14 @@ async def up(
 ) -> int:
     """Draw samples, export the model where needed, start model server and gateway, wait.
 
-    With ``own_server`` false, ``settings.model_server`` names one that runs already.
+    With ``own_server`` false, ``settings.model_server`` names one that runs already, and
+    ``models`` plays no part.
 
     Raises:
         StepFailed, SettingsError: a step failed; what was started is stopped again.
     """
+    if own_server:
+        _refuse_idle(settings)
     with closing(_listen(settings)) as listening:
         _refuse_strangers(settings, listening)
         _read_files(settings)
@@ -104,18 +112,13 @@ async def _run(
     *,
     recorder: Recorder | None,
 ) -> None:
-    await _step("drawing sample pictures", "draw", str(samples))
+    await _step(f"drawing sample pictures into {samples}", "draw", str(samples))
     async with _model_server(own_server, models) as server:
         if server is not None:
             settings = dataclasses.replace(settings, model_server=server.address, models=models)
         await _wait_for_model(settings)
         async with _gateway(settings, listening, recorder):
-            url = _url(settings, listening)
-            print(
-                f"Ready: open {url} or send a picture: "
-                f"curl -F file=@{samples}/neutrophil.png {url}/v1/classify",
-                flush=True,
-            )
+            print(_ready(settings, listening, samples), flush=True)
             await (server.end() if server is not None else asyncio.Event().wait())
 
 
@@ -158,24 +161,34 @@ async def _wait_for_model(settings: Settings) -> None:
     credentials = channel_credentials(
         settings.model_tls_ca, settings.model_tls_certificate, settings.model_tls_key
     )
-    model = ModelClient(settings.model_server, credentials=credentials)
+    server, never = settings.model_server, Breaker(sys.maxsize)  # there is nobody else to ask
+    model = ModelClient(server, credentials=credentials, breaker=never)
+    missing = (
+        f"no model answers at {server}: is TensorFlow Serving running there, with a model named "
+        f"{MODEL_NAME}?"
+    )
     try:
-        async with _progress(f"waiting for the model at {settings.model_server}"):
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    await model.available_version(Deadline.after(2.0))
-                except ModelUnavailable as error:
-                    if time.monotonic() > deadline:
-                        raise StepFailed(
-                            f"no model answers at {settings.model_server}: is TensorFlow Serving "
-                            f"running there, with a model named {MODEL_NAME}?"
-                        ) from error
-                    await asyncio.sleep(0.2)
-                else:
-                    return
+        async with _progress(f"waiting for the model at {server}"):
+            told, patience = False, Deadline.after(_PATIENCE)
+            while not await _answers(model):
+                if not patience.remaining():
+                    raise StepFailed(missing)
+                if not told:
+                    print(f"{_LINE_START}{missing} Waiting up to {_PATIENCE:g} s.", flush=True)
+                    told = True
+                await asyncio.sleep(0.2)
+            if told:
+                print(f"{_LINE_START}a model answers at {server} now", flush=True)
     finally:
         await model.close()
+
+
+async def _answers(model: ModelClient) -> bool:
+    try:
+        await model.available_version(Deadline.after(2.0))
+    except ModelUnavailable:
+        return False
+    return True
 
 
 @asynccontextmanager
@@ -286,6 +299,22 @@ def _refuse_strangers(settings: Settings, listening: socket.socket) -> None:
     )
 
 
+def _refuse_idle(settings: Settings) -> None:
+    """Refuse what is said of a model server where the one that is started here has no use for it.
+
+    Raises:
+        SettingsError: with the settings' names.
+    """
+    idle = [name for name in _OF_A_RUNNING_SERVER if getattr(settings, name) is not None]
+    if idle:
+        raise SettingsError(
+            f"{', '.join(PREFIX + name.upper() for name in idle)} would do nothing: "
+            "`hemavision up` starts a model server of its own, on loopback, with the models of "
+            "--models. Leave that out, or name the server that it is for with "
+            "HEMAVISION_MODEL_SERVER."
+        )
+
+
 def _read_files(settings: Settings) -> None:
     """Tell of a key or certificate that cannot be used now, not after the slow steps.
 
@@ -294,6 +323,18 @@ def _read_files(settings: Settings) -> None:
     """
     server_context(settings.tls_certificate, settings.tls_key)
     create_app(settings)
+
+
+def _ready(settings: Settings, listening: socket.socket, samples: Path) -> str:
+    """Tell what to do now: an address to open, and a command that can be pasted."""
+    url = _url(settings, listening)
+    for all_addresses, loopback in (("//0.0.0.0:", "//127.0.0.1:"), ("//[::]:", "//[::1]:")):
+        url = url.replace(all_addresses, loopback)
+    key = ["-H", "Authorization: Bearer KEY"] if settings.keys_file else []
+    photograph = f"file=@{samples / 'neutrophil.png'}"
+    # without a heat map: its base64 would flood the terminal
+    command = ["curl", *key, "-F", photograph, f"{url}/v1/classify?heatmap=none"]
+    return f"Ready: open {url} or send a picture: {shlex.join(command)}"
 
 
 def _url(settings: Settings, listening: socket.socket) -> str:

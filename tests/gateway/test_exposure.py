@@ -64,7 +64,8 @@ def test_a_bad_file_is_told_before_the_slow_steps(refused, tmp_path):
     (tmp_path / "file").write_text("[a")
     assert "no TOML" in refused("up", KEYS_FILE=tmp_path / "file")
     assert "no certificate" in refused("up", TLS_CERTIFICATE=tmp_path / "file")
-    assert "holds no certificates" in refused("up", MODEL_TLS_CA=tmp_path / "file")
+    elsewhere = {"MODEL_SERVER": "127.0.0.1:1", "MODEL_TLS_CA": tmp_path / "file"}
+    assert "holds no certificates" in refused("up", **elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,7 +20,9 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from export.local_server import LocalServer
 from gateway import cli
+from gateway.keys import make_key
 
 HEMAVISION = Path(sys.executable).with_name("hemavision")
 MEGABYTE = 1024
@@ -91,7 +94,7 @@ def answer_status(url: str) -> int:
         return error.code
 
 
-def refused(address: tuple[str, int]) -> bool:
+def unreachable(address: tuple[str, int]) -> bool:
     """Whether nobody listens there."""
     try:
         socket.create_connection(address).close()
@@ -131,7 +134,7 @@ def test_what_is_in_flight_is_finished(model_server, jpeg):
             connection.sendall(jpeg[:100])
             assert answer_status(f"{url}/livez") == 200  # by now the server reads the upload
             process.send_signal(signal.SIGTERM)
-            wait_until(lambda: refused((host, int(port))))
+            wait_until(lambda: unreachable((host, int(port))))
             later = time.monotonic() + 1.0  # longer than idle connections are given
             wait_until(lambda: time.monotonic() > later)
             connection.sendall(jpeg[100:])
@@ -225,24 +228,98 @@ def test_a_collector_that_is_away_holds_up_nothing(monkeypatch, listens):
     assert process.returncode == 0
 
 
-def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
-    """It draws the samples, starts no server of its own, and ends with the address."""
+@contextmanager
+def up(folder: Path, **environment: str) -> Iterator[subprocess.Popen]:
+    """Run `hemavision up` in a folder, on a free port, and stop it."""
+    variables = {f"HEMAVISION_{name}": value for name, value in environment.items()}
     process = subprocess.Popen(
         [HEMAVISION, "up"],
-        cwd=tmp_path,
-        env=os.environ | {"HEMAVISION_PORT": "0", "HEMAVISION_MODEL_SERVER": model_server},
+        cwd=folder,
+        env=os.environ | {"HEMAVISION_PORT": "0", **variables},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def line_with(beginning: str, process: subprocess.Popen) -> str:
+    """The next line that begins so."""
     lines = iter(process.stdout.readline, "")
-    ready = next(line for line in lines if line.startswith("Ready"))
-    url = re.search(r"http://[\d.:]+", ready)[0]
-    assert cli.main(["check", "--url", url]) == 0
-    assert (tmp_path / "samples/neutrophil.png").is_file()
-    assert not (tmp_path / "models").exists()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[0] == "stopped\n"
-    assert process.returncode == 0
+    return next(line for line in lines if line.startswith(beginning))
+
+
+def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
+    """It draws the samples, starts no server of its own, and ends with the address."""
+    with up(tmp_path, MODEL_SERVER=model_server) as process:
+        url = re.search(r"http://[\d.:]+", line_with("Ready", process))[0]
+        assert cli.main(["check", "--url", url]) == 0
+        assert (tmp_path / "samples/neutrophil.png").is_file()
+        assert not (tmp_path / "models").exists()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[0] == "stopped\n"
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_up_ends_with_a_command_that_works(model_server, tmp_path, locked):
+    """At an address that can be asked, with a key where one is needed, and without base64."""
+    settings = {"HOST": "0.0.0.0", "INSECURE": "true"}
+    if locked:
+        (tmp_path / "keys").write_text(make_key("a")[1])
+        settings |= {"INSECURE": "false", "KEYS_FILE": "keys"}
+    with up(tmp_path, MODEL_SERVER=model_server, **settings) as process:
+        words = shlex.split(line_with("Ready", process).partition("picture: ")[2])
+    url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/v1/classify\?heatmap=none", words.pop())
+    key = ["-H", "Authorization: Bearer KEY"] if locked else []
+    assert url
+    assert words == ["curl", *key, "-F", "file=@samples/neutrophil.png"]
+
+
+def test_up_tells_what_it_waits_for(tiny_models, tmp_path):
+    """Once, with what to do; and again when it is there; and no log line besides."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with up(tmp_path, MODEL_SERVER=address) as process:
+        told = line_with("no model answers", process)
+        assert address in told
+        assert "a model named hemavision?" in told
+        with LocalServer("hemavision", tiny_models, address):
+            assert process.stdout.readline() == f"a model answers at {address} now\n"
+            line_with("Ready", process)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=20) == ("stopped\n", "")
+
+
+@pytest.mark.parametrize("setting", ["MODELS", "MODEL_TLS_CA", "MODEL_TLS_CERTIFICATE"])
+def test_up_refuses_what_its_own_model_server_has_no_use_for(refused, tmp_path, setting):
+    """Before anything is started, with both ways out."""
+    (tmp_path / "file").touch()
+    value = tmp_path if setting == "MODELS" else tmp_path / "file"
+    said = refused("up", **{setting: value})
+    assert f"HEMAVISION_{setting} would do nothing" in said
+    assert "HEMAVISION_MODEL_SERVER" in said
+
+
+def test_up_refuses_models_for_a_server_that_is_not_its_own(monkeypatch, capsys):
+    """That one has its own folder."""
+    monkeypatch.setenv("HEMAVISION_MODEL_SERVER", "127.0.0.1:1")
+    with pytest.raises(SystemExit):
+        cli.main(["up", "--models", "models"])
+    assert "HEMAVISION_MODEL_SERVER names one" in capsys.readouterr().err
+
+
+def test_up_says_what_its_options_are_for(capsys):
+    """Each has a help text, and those that stand for a folder their default."""
+    with pytest.raises(SystemExit):
+        cli.main(["up", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("default: models/hemavision", "default: samples", "without API keys"):
+        assert words in said
 
 
 def test_a_taken_port_is_told(model_server):
