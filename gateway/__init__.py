@@ -7,11 +7,11 @@ the table in ``routes``, ``middleware`` surrounds every request, ``access`` asks
 ``query`` reads options, ``body`` photographs and ``accept`` what the client takes; ``reply`` makes
 replies, ``wire`` names their fields, and ``openapi`` describes it all from the same declarations.
 ``admission`` lets requests in, ``pipeline`` is the whole way from a photograph to an answer (read
-it first), ``model_client`` talks to the model server, ``allowance`` keeps large pictures from
-filling the memory, and ``imaging`` (with ``header`` and ``pixels`` below it), ``heatmap``,
-``quality`` and ``annotation`` are the pure steps on the way. Below all of them: ``telemetry``
-decides whether spans are recorded and ``recorder`` does it, ``logs`` writes the log, ``tls`` reads
-certificates, then ``settings``, ``metrics``, ``tracing`` (the request in hand), what tells whether
-to try (``deadline`` and ``breaker``) and whether to go on (``lifecycle``), ``tracecontext``,
-``contract`` and ``errors``. Imports point down this list only.
+it first), ``warming`` goes it once before the first, ``model_client`` talks to the model server,
+``allowance`` keeps large pictures from filling the memory, and ``imaging`` (with ``header`` and
+``pixels`` below it), ``heatmap``, ``quality`` and ``annotation`` are the pure steps on the way.
+Below all of them: ``telemetry`` decides whether spans are recorded and ``recorder`` does it,
+``logs`` writes the log, ``tls`` reads certificates, then ``settings``, ``metrics``, ``tracing``
+(the request in hand), what tells whether to try (``deadline`` and ``breaker``) and whether to go on
+(``lifecycle``), ``tracecontext``, ``contract`` and ``errors``. Imports point down this list only.
 """

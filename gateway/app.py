@@ -29,6 +29,7 @@ from gateway.settings import Settings
 from gateway.telemetry import Recorder
 from gateway.tls import channel_credentials
 from gateway.tracing import unrecorded
+from gateway.warming import warm
 
 Connect = Callable[[str, Observe, grpc.ChannelCredentials | None], ModelClient]
 
@@ -95,6 +96,7 @@ def create_app(
                 batch_at_once=min(settings.workers, places.in_flight, places.of_one_client),
                 openapi=openapi,
             )
+            await warm(workers, settings.workers)
             yield
             await model.close()
         if recorder:
