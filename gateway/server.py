@@ -7,7 +7,6 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.middleware import MALFORMED
@@ -45,7 +44,8 @@ class _Protocol(web.RequestHandler):
 
     __slots__ = ()
 
-    def _make_error_handler(self, err_info: _ErrInfo) -> Handler:
+    # `handle_error`, which has a public name, can await no middleware
+    def _make_error_handler(self, err_info: Any) -> Handler:
         answer = self._request_handler
         assert answer is not None  # the connection is open
 
