@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,20 +65,27 @@ def image(tmp_path_factory) -> Path:
     return made
 
 
+def in_a_shell(line: str) -> list[str]:
+    """What a command is given to, so that ``line`` is done before it."""
+    return ["/bin/sh", "-c", f'{line} && exec "$@"', "sh"]
+
+
+NO_BYTES = in_a_shell("ulimit -f 0")
+READ_ONLY = [
+    *("/usr/bin/unshare", "--map-root-user", "--mount"),
+    *in_a_shell("/bin/mount -o remount,bind,ro / && ! /bin/touch /written 2> /dev/null"),
+]
+
+
 @contextmanager
-def running(image: Path, **settings: str) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+def running(
+    image: Path, limits: list[str] = NO_BYTES, **settings: str
+) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     """ENTRYPOINT and CMD with the image's ENV, no home, and no byte written to any file."""
     declared = dict(line.replace(HOME, str(image)).split("=", 1) for line in instructions("ENV"))
-    environment = declared | {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"} | settings
+    environment = declared | {"TMPDIR": "/nonexistent"} | settings
     process = subprocess.Popen(
-        [
-            "/bin/sh",
-            "-c",
-            'ulimit -f 0; exec "$@"',
-            "sh",
-            *exec_form("ENTRYPOINT"),
-            *exec_form("CMD"),
-        ],
+        [*limits, *exec_form("ENTRYPOINT"), *exec_form("CMD")],
         cwd="/",
         env=environment,
         stdout=subprocess.PIPE,
@@ -126,6 +134,24 @@ async def test_the_image_serves_and_writes_nothing(image, jpeg, tmp_path):
     assert {"gateway", "grpc", "numpy"} <= installed
     strangers = ("tensorflow", "keras", "export", "loadtest", "pytest", "pip")
     assert not [name for name in installed if name.startswith(strangers)]
+
+
+async def test_the_image_answers_from_a_read_only_root(image, model_server, jpeg):
+    """A whole answer with its overlay, where the kernel lets nothing be written."""
+    allowed = await asyncio.create_subprocess_exec(*READ_ONLY, "/bin/true", stderr=DEVNULL)
+    if await allowed.wait() != 0:
+        pytest.skip("needs a mount namespace of its own")
+    settings = {"PORT": "0", "INSECURE": "true", "MODEL_SERVER": model_server}
+    named = {f"HEMAVISION_{name}": value for name, value in settings.items()}
+    with running(image, READ_ONLY, **named) as (process, _):
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        port = line.rsplit(":", 1)[1].strip()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            headers = {"Content-Type": "image/jpeg"}
+            async with session.post("/v1/classify", data=jpeg, headers=headers) as reply:
+                assert reply.status == 200
+                assert (await reply.json())["heatmap"]["data"]
 
 
 def test_the_image_has_the_locked_versions(image):
