@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from gateway.allowance import Shares
 from gateway.deadline import Clock, Deadline, RecentCost
 from gateway.errors import Overloaded, TooManyAtOnce
 from gateway.metrics import Metrics
@@ -38,10 +38,6 @@ class Limits:
         """How many photographs one client may have here, where its share is limited."""
         return max(1, int(self.client_share * (self.in_flight + self.waiting)))
 
-    def reached_by(self, held: int) -> bool:
-        """Tell whether a client that has ``held`` photographs here may not have more."""
-        return self.client_share < 1 and held >= self.of_one_client
-
 
 class Admission:
     """Gives out the places."""
@@ -50,7 +46,7 @@ class Admission:
         self._limits, self._metrics = limits, metrics
         self._places = asyncio.Semaphore(limits.in_flight)  # first come, first served
         self._waiting = 0
-        self._held: Counter[str] = Counter()
+        self._shares = Shares(limits.of_one_client if limits.client_share < 1 else float("inf"))
         self._service = RecentCost(clock=clock)
 
     @asynccontextmanager
@@ -65,35 +61,33 @@ class Admission:
             TooManyAtOnce: the client holds its share already.
             Overloaded: none comes free in time.
         """
-        with self._share(client):
+        self._check_share(client)
+        with self._shares.holding(client, 1):
             await self._enter(deadline, flexible)
             try:
-                with self._metrics.in_flight.track_inprogress(), self._service.measured():
+                with self._metrics.in_flight.track_inprogress():
                     yield
             finally:
                 self._places.release()
 
-    @contextmanager
-    def _share(self, client: str) -> Iterator[None]:
-        if self._limits.reached_by(self._held[client]):
+    def answered(self, seconds: float) -> None:
+        """Learn what one photograph took that was answered, without the waits of its own."""
+        self._service.observe(seconds)
+
+    def _check_share(self, client: str) -> None:
+        if not self._shares.allow(client, 1):
             self._metrics.refusals.labels("client").inc()
             raise TooManyAtOnce(
-                f"You have {self._held[client]} photographs here that are not answered yet, as "
-                "many as one client may have. Wait for an answer before you send another.",
+                f"You have {self._shares.held[client]} photographs here that are not answered yet, "
+                "as many as one client may have. Wait for an answer before you send another.",
                 retry_after=self._foreseen_wait(),
             )
-        self._held[client] += 1
-        try:
-            yield
-        finally:
-            self._held[client] -= 1
-            if not self._held[client]:
-                del self._held[client]  # clients come and go
 
     async def _enter(self, deadline: Deadline, flexible: bool) -> None:
         """Take a place, after a wait where need be."""
         leeway = deadline.remaining() - (0.0 if flexible else self._service.mean())
         patience = min(self._limits.wait, leeway)
+        limit = "deadline" if leeway < self._limits.wait else "wait"
         if leeway <= 0:
             raise self._refusal("deadline", f"{deadline.remaining():.2g} s are left for it")
         if not self._places.locked():
@@ -102,18 +96,17 @@ class Admission:
         if self._waiting >= self._limits.waiting:
             raise self._refusal("queue", f"{self._waiting} are waiting already")
         if self._foreseen_wait() > patience:
-            reason = "deadline" if leeway < self._limits.wait else "wait"
-            raise self._refusal(reason, f"it can wait {patience:.2g} s")
-        await self._wait(patience)
+            raise self._refusal(limit, f"it can wait {patience:.2g} s")
+        await self._wait(patience, limit)
 
-    async def _wait(self, patience: float) -> None:
+    async def _wait(self, patience: float, limit: str) -> None:
         self._waiting += 1
         try:
             with self._metrics.waiting.track_inprogress():
                 async with asyncio.timeout(patience):
                     await self._places.acquire()
         except TimeoutError as error:
-            raise self._refusal("wait", f"none came free within {patience:.2g} s") from error
+            raise self._refusal(limit, f"none came free within {patience:.2g} s") from error
         finally:
             self._waiting -= 1
 
@@ -128,4 +121,5 @@ class Admission:
             f"worked on, one takes about {self._service.mean():.2g} s, and {circumstance}. "
             "Try again in a moment, or give it more time.",
             retry_after=self._foreseen_wait(),
+            short_of_time=reason == "deadline",
         )

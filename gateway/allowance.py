@@ -1,17 +1,21 @@
-"""How much memory pictures may take while they are decoded, all of them together.
+"""How much memory photographs may take, all of them together: as uploads, and while decoded.
 
 The number of photographs at once says nothing of memory: one of 25 megapixels takes as much as
-two hundred of those that a laboratory's camera gives. A large one waits until there is room.
+two hundred of those that a laboratory's camera gives. A large one waits a moment for room.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-from gateway.errors import Overloaded, PhotographTooLarge
+from gateway.deadline import Deadline
+from gateway.errors import Overloaded, TooManyAtOnce
+from gateway.metrics import Metrics
+from gateway.tracing import Stage, stage
 
 _M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 _LARGE_BLOCK = 1024 * 1024  # bytes; an ordinary photograph's pixels stay below
@@ -30,39 +34,94 @@ def return_large_blocks() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-class Allowance:
-    """At most ``total`` bytes, shared by what is decoded at the same time."""
+class Shares:
+    """How much each client holds; one may hold at most ``most``, or one thing that is more."""
 
-    def __init__(self, total: int) -> None:
-        self._total = self._free = total
-        self._returned = asyncio.Condition()
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self.held: Counter[str] = Counter()
 
-    @asynccontextmanager
-    async def of(self, weight: int, patience: float) -> AsyncIterator[None]:
-        """Wait for room for ``weight`` bytes, at most ``patience`` seconds, and hold it.
+    def allow(self, client: str, amount: int) -> bool:
+        """Tell whether ``client`` may have so much more."""
+        held = self.held[client]
+        return not held or held + amount <= self._most
 
-        Raises:
-            PhotographTooLarge: it would never be there.
-            Overloaded: it did not come free in time.
-        """
-        if weight > self._total:
-            raise PhotographTooLarge(
-                f"Decoding this picture takes about {weight >> 20} MB of memory; at most "
-                f"{self._total >> 20} MB are given to it. Scale it down, or save it as an "
-                "ordinary (not progressive) JPEG."
-            )
-        try:
-            async with asyncio.timeout(patience), self._returned:
-                await self._returned.wait_for(lambda: weight <= self._free)
-                self._free -= weight
-        except TimeoutError as error:
-            raise Overloaded(
-                "Other large pictures took all the memory there is for decoding, for as long as "
-                "there was time. Try again in a moment, or scale the picture down."
-            ) from error
+    @contextmanager
+    def holding(self, client: str, amount: int) -> Iterator[None]:
+        """Count what ``client`` holds."""
+        self.held[client] += amount
         try:
             yield
         finally:
-            self._free += weight  # before anything that a cancellation could stop
-            async with self._returned:
-                self._returned.notify_all()
+            self.held[client] -= amount
+            if not self.held[client]:
+                del self.held[client]  # clients come and go
+
+
+class Allowance:
+    """At most ``total`` bytes, shared by those who hold some at the same time.
+
+    What is needed is taken at once: nobody waits for more while others wait for what he holds.
+    """
+
+    def __init__(self, total: int, wait: float, metrics: Metrics, share: float = 1.0) -> None:
+        """``wait`` is the longest wait for room, in seconds.
+
+        One client holds at most ``share`` of the total, where that is below 1.
+        """
+        self.total = self._free = total
+        self._wait, self._metrics = wait, metrics
+        self._shares = Shares(share * total if share < 1 else float("inf"))
+        self._returned = asyncio.Event()
+
+    @asynccontextmanager
+    async def of(self, weight: int, deadline: Deadline, client: str = "") -> AsyncIterator[Stage]:
+        """Hold ``weight`` bytes, at most ``total``; yield what the wait for them took.
+
+        Raises:
+            TooManyAtOnce: the client holds its share already.
+            Overloaded: they did not come free in time.
+        """
+        if not self._shares.allow(client, weight):
+            raise self._too_much_of_one()
+        with self._shares.holding(client, weight):
+            waited = await self._take(weight, deadline)
+            try:
+                yield waited
+            finally:
+                self._free += weight
+                self._returned.set()  # nothing is awaited here that a cancellation could stop
+
+    async def _take(self, weight: int, deadline: Deadline) -> Stage:
+        waited = Stage()
+        if weight > self._free:
+            with stage("wait") as waited:
+                await self._room(weight, deadline)
+        self._free -= weight
+        return waited
+
+    async def _room(self, weight: int, deadline: Deadline) -> None:
+        patience = min(self._wait, deadline.remaining())
+        try:
+            async with asyncio.timeout(patience):
+                while weight > self._free:
+                    self._returned.clear()
+                    await self._returned.wait()
+        except TimeoutError as error:
+            raise self._none_came_free(short_of_time=patience < self._wait) from error
+
+    def _none_came_free(self, *, short_of_time: bool) -> Overloaded:
+        self._metrics.refusals.labels("memory").inc()
+        return Overloaded(
+            "Other photographs took all the memory that there is for them, for as long as this one "
+            "could wait. Try again in a moment, or send less at once.",
+            short_of_time=short_of_time,
+        )
+
+    def _too_much_of_one(self) -> TooManyAtOnce:
+        self._metrics.refusals.labels("client").inc()
+        return TooManyAtOnce(
+            "What you sent and is not answered yet takes as much memory as one client may have. "
+            "Wait for an answer before you send more.",
+            retry_after=Overloaded.retry_after,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,7 +40,7 @@ for _category in (BadContentDispositionHeader, BadContentDispositionParam):
 _CODINGS = ("identity", "gzip", "deflate")
 _HEADS = 64 * 1024  # a form's heads and borders; and what the stream holds that nobody read yet
 # what aiohttp's readers make of a broken form, or of a body that is not encoded as it says
-_BROKEN = (ValueError, RuntimeError, LookupError, HttpProcessingError, web.RequestPayloadError)
+_BROKEN = (ValueError, HttpProcessingError, web.RequestPayloadError)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,19 @@ class Limits:
     photograph: int
     form: int
     parts: int
+
+
+def most_bytes(request: web.Request, limits: Limits) -> int:
+    """How many bytes the photographs of a request can have: as many as it says, where it says."""
+    return told_bytes(request, limits.form if request.content_type == FORM else limits.photograph)
+
+
+def told_bytes(request: web.Request, most: int) -> int:
+    """How many bytes a body can have, of ``most``: as many as it says, where it says."""
+    packed = request.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if packed or request.content_length is None:
+        return most if request.body_exists else 0
+    return min(most, request.content_length)
 
 
 async def read_photographs(
@@ -69,7 +82,7 @@ async def read_photographs(
             "it more time."
         ) from error
     except _BROKEN as error:
-        raise MalformedRequest(f"The body is broken ({_clean(str(error))}).") from error
+        raise _broken(error) from error
 
 
 async def _read(request: web.Request, limits: Limits, only_one: bool) -> list[bytes]:
@@ -98,7 +111,7 @@ async def _read_form(request: web.Request, limits: Limits, only_one: bool) -> li
         raise content.too_much()
     photographs: list[bytes] = []
     others: list[str] = []
-    async for part in MultipartReader(request.headers, cast("StreamReader", content)):
+    async for part in _parts(MultipartReader(request.headers, cast("StreamReader", content))):
         if not isinstance(part, BodyPartReader):
             raise MalformedRequest("A form inside the form cannot be read: send one form.")
         if len(photographs) + len(others) == limits.parts:
@@ -113,6 +126,18 @@ async def _read_form(request: web.Request, limits: Limits, only_one: bool) -> li
     if not photographs:
         raise _none_among(others)
     return photographs
+
+
+async def _parts(form: MultipartReader) -> AsyncIterator[MultipartReader | BodyPartReader]:
+    while part := await _next(form):
+        yield part
+
+
+async def _next(form: MultipartReader) -> MultipartReader | BodyPartReader | None:
+    try:
+        return await form.next()
+    except RuntimeError as error:  # aiohttp's, where a part `_charset_` names none
+        raise _broken(error) from error
 
 
 class _Counted:
@@ -157,6 +182,10 @@ def _too_large(limits: Limits) -> PhotographTooLarge:
     return PhotographTooLarge(
         f"A photograph may have at most {limits.photograph:,} bytes. Scale it down or compress it."
     )
+
+
+def _broken(error: Exception) -> MalformedRequest:
+    return MalformedRequest(f"The body is broken ({_clean(str(error))}).")
 
 
 def _none_among(others: list[str]) -> MissingPhotograph:

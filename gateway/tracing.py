@@ -117,23 +117,34 @@ def following(trace: Trace) -> Iterator[Trace]:
 
 @dataclass
 class Stage:
-    """What a stage took, in milliseconds, once it has ended."""
+    """What a stage took, in milliseconds, once it has ended; ``inner_ms`` is of those within it."""
 
     ms: float = 0.0
+    inner_ms: float = 0.0
+
+
+_ENCLOSING: ContextVar[Stage | None] = ContextVar("stage", default=None)
 
 
 @contextmanager
 def stage(name: str) -> Iterator[Stage]:
     """Time one stage, as a span of the current request where there is one.
 
-    A stage that a request goes through several times adds up.
+    A stage that a request goes through several times adds up; what a stage within it took is not
+    its own.
     """
     timed, started = Stage(), time.perf_counter()
+    enclosing = _ENCLOSING.get()
+    token = _ENCLOSING.set(timed)
     try:
         with _span(name):
             yield timed
     finally:
-        timed.ms = (time.perf_counter() - started) * 1000
+        _ENCLOSING.reset(token)
+        whole = (time.perf_counter() - started) * 1000
+        timed.ms = whole - timed.inner_ms
+        if enclosing:
+            enclosing.inner_ms += whole
         if trace := current():
             trace.stages_ms[name] = trace.stages_ms.get(name, 0.0) + timed.ms
 

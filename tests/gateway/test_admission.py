@@ -27,6 +27,7 @@ class Desk:
         """Let one photograph take ``seconds``."""
         async with self.place():
             self.clock.now += seconds
+            self.admission.answered(seconds)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Read a metric."""
@@ -99,8 +100,9 @@ async def test_too_little_time_is_refused_even_where_a_place_is_free(clock):
     """Work that will be late is not begun."""
     desk = Desk(clock)
     await desk.answer(2.0)
-    with pytest.raises(Overloaded, match=r"0\.5 s are left"):
+    with pytest.raises(Overloaded, match=r"0\.5 s are left") as caught:
         await desk.place(seconds=0.5).__aenter__()
+    assert caught.value.short_of_time
 
 
 async def test_who_makes_do_with_less_is_let_in(clock):
@@ -120,13 +122,24 @@ async def test_a_slow_spell_does_not_lock_the_door(clock):
         assert desk.value("photographs_in_flight") == 1
 
 
+async def test_a_wait_ends_with_the_requests_time(clock):
+    """Where that is shorter than the longest wait, it is the reason."""
+    desk = Desk(clock, wait=30.0)
+    async with desk.place():
+        with pytest.raises(Overloaded, match="came free") as caught:
+            await desk.place(seconds=0.01).__aenter__()
+    assert caught.value.short_of_time
+    assert desk.value("refused_total", reason="deadline") == 1
+
+
 async def test_a_wait_ends(clock):
     """None came free in time: refused, and the place in the queue is free again."""
     desk = Desk(clock, waiting=1, wait=0.01)
     async with desk.place():
         for _ in range(3):
-            with pytest.raises(Overloaded, match="came free"):
+            with pytest.raises(Overloaded, match="came free") as caught:
                 await desk.place().__aenter__()
+    assert not caught.value.short_of_time
     assert desk.value("refused_total", reason="wait") == 3
     assert desk.value("photographs_waiting") == 0
 

@@ -100,6 +100,8 @@ def unreachable(address: tuple[str, int]) -> bool:
         socket.create_connection(address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it ceases in this very moment: the next one will be refused
+        pass
     return False
 
 

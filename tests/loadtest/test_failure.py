@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from loadtest import drain, outage, photographs
+from loadtest import drain, hostile, outage, photographs
 from loadtest.steady import REFUSED, Reply, counts, steady_load
 
 
@@ -46,6 +46,17 @@ def test_a_gateway_that_is_told_to_stop_loses_no_request(samples, tiny_models, c
     phases = table(capsys.readouterr().out)
     assert phases["before SIGTERM"][0] > 0
     assert phases["after it"][2] > 0
+
+
+def test_hostile_requests_leave_the_others_answered(samples, tiny_models, capsys, tmp_path):
+    """All good ones before and after are answered, and what is hostile is no fault of ours."""
+    given = ["--photographs", str(samples), "--models", str(tiny_models), "--rounds", "1"]
+    assert hostile.main([*given, "--raw", str(tmp_path / "times.csv")]) == 0
+    printed = capsys.readouterr().out
+    for phase in ("before", "after"):
+        assert re.search(rf"^{phase} +1 +1 ", printed, re.MULTILINE)
+    assert " x 400" in printed
+    assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_a_folder_without_photographs_is_told(tmp_path):
