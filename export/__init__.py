@@ -7,8 +7,9 @@ graph, ``familiarity`` tells what the network has never seen, ``answers`` asks a
 server, ``evaluate`` measures what they say, ``report`` puts a whole evaluation together,
 ``figures`` draws it, ``card`` writes it for people, ``release`` calibrates and makes the weights
 that are served, ``trust`` measures how far their heat maps can be trusted, ``trust_report`` shows
-it, ``ablate`` finds what each choice of the recipe is worth, ``atomic`` keeps files whole,
-``warmup`` makes the server ready before its first request, ``fingerprint`` tells exporters apart,
-``saved_model`` writes a servable version, ``smear`` draws samples, ``verify`` admits a version or
-not, and ``local_server`` serves it where there is no Docker. ``cli`` is the console.
+it, ``slides`` measures how well cells are counted, ``slides_report`` shows it, ``ablate`` finds
+what each choice of the recipe is worth, ``atomic`` keeps files whole, ``warmup`` makes the server
+ready before its first request, ``fingerprint`` tells exporters apart, ``saved_model`` writes a
+servable version, ``smear`` draws samples, ``verify`` admits a version or not, and
+``local_server`` serves it where there is no Docker. ``cli`` is the console.
 """

@@ -36,6 +36,10 @@ def _lines(card: Card) -> Iterator[str]:
     yield from _calibration(card)
     if "familiarity" in card:
         yield from _abstaining(card)
+    if "confusion" in card:
+        yield from _confusion(card)
+    if "slides" in card:
+        yield from _slides(card["slides"])
     if "explanation_trust" in card:
         yield from _trust(card["explanation_trust"])
     if "ablation" in card:
@@ -171,6 +175,32 @@ def _abstaining(card: Card) -> Iterator[str]:
             ],
         )
     yield from _figure(card, "familiarity")
+
+
+def _confusion(card: Card) -> Iterator[str]:
+    yield "## What a count is corrected by"
+    yield ""
+    yield (
+        "Validation photographs of each class, and what they were answered; abstained from: too "
+        "unfamiliar. The gateway corrects a differential count by these (`/v1/differential`). "
+        "They chose the weights' epoch, so they flatter a little."
+    )
+    yield ""
+    for source, counts in card["confusion"].items():
+        yield from _table(
+            (f"{source}/val" if source != "all" else "all", *card["classes"], "abstained"),
+            [(kind, *row) for kind, row in zip(card["classes"], counts, strict=True)],
+        )
+
+
+def _slides(slides: dict[str, Any]) -> Iterator[str]:
+    yield "## How well it counts"
+    yield ""
+    yield slides["about"]
+    yield ""
+    yield from _table(slides["columns"], slides["rows"])
+    yield "![Limits that hold the true share, and deviations that are told](figures/slides.png)"
+    yield ""
 
 
 def _trust(trust: dict[str, Any]) -> Iterator[str]:

@@ -196,6 +196,40 @@ def _trust(given: argparse.Namespace) -> int:
     return 0
 
 
+def _slides(given: argparse.Namespace) -> int:
+    _import_tensorflow()
+    from export import slides_report
+    from export.answers import from_network
+    from export.dataset import read_dataset
+    from export.release import card_of, write_card
+    from export.report import confusions
+    from export.slides import study
+    from gateway.differential import confusions_of
+
+    card = card_of(given.weights)
+    photographs = [p for p in read_dataset(given.data) if p.split in ("val", "test")]
+    answers = from_network(_network(given.weights), photographs)
+    confusion = {"confusion": confusions(answers)}
+    test = answers.where(lambda p: p.split == "test")
+    if not test.photographs:
+        raise ValueError(f"no photograph in {given.data} is in the split `test`")
+    report = study(test, confusions_of(confusion), given.slides)
+    table = slides_report.table(report)
+    _print_table(table)
+    if given.out:
+        slides_report.write(report, given.out)
+    if given.card:
+        slides_report.write_figure(report, given.weights.with_name("figures") / "slides.png")
+        write_card(card | confusion | {"slides": table}, given.weights.parent)
+    return 0
+
+
+def _print_table(table: dict[str, Any]) -> None:
+    print(table["about"])
+    for row in (table["columns"], *table["rows"]):
+        print("  ".join(f"{cell:<24}" for cell in row).rstrip())
+
+
 def _release(given: argparse.Namespace) -> int:
     _import_tensorflow()
     from export.release import release
@@ -221,9 +255,7 @@ def _ablate(given: argparse.Namespace) -> int:
     table = ablate(given.data, given.out, given.only or list(VARIATIONS), given.seed)
     if card:
         write_card(card | {"ablation": table}, given.card.parent)
-    print(table["about"])
-    for row in (table["columns"], *table["rows"]):
-        print("  ".join(f"{cell:<24}" for cell in row).rstrip())
+    _print_table(table)
     return 0
 
 
@@ -474,6 +506,25 @@ def _add_measuring(command: Command) -> None:
     trust.add_argument("--out", type=Path, metavar="DIR", help="write trust.json, trust.png there")
     trust.add_argument(
         "--card", action="store_true", help="put it into the card of WEIGHTS as well"
+    )
+
+    slides = command(
+        "slides",
+        _slides,
+        "Measure how well cells are counted: slides of known composition, of test photographs.",
+    )
+    slides.add_argument("weights", type=Path, metavar="WEIGHTS", help="with their card beside them")
+    slides.add_argument("data", type=Path, metavar="DATA", help=_DATA)
+    slides.add_argument(
+        "--slides", type=_positive, default=1000, metavar="N", help="of each kind (default: 1000)"
+    )
+    slides.add_argument(
+        "--out", type=Path, metavar="DIR", help="write slides.json, slides.png there"
+    )
+    slides.add_argument(
+        "--card",
+        action="store_true",
+        help="put it into the card of WEIGHTS as well, with the confusion that it corrects by",
     )
 
     release = command(

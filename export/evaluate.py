@@ -104,6 +104,18 @@ def measure(answers: Answers, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def confusion_with_abstentions(answers: Answers) -> list[list[int]]:
+    """Count the answers to each class's photographs: [C][C + 1], the last for abstaining.
+
+    It abstains from what is unfamiliar; from pictures that nobody can read the gateway does too.
+    """
+    familiar = answers.unfamiliarity <= FAMILIAR_UP_TO
+    said = np.where(familiar, answers.logits.argmax(1), len(CLASSES))
+    counts = np.zeros((len(CLASSES), len(CLASSES) + 1), int)
+    np.add.at(counts, (answers.labels, said), 1)
+    return counts.tolist()  # type: ignore[no-any-return]  # of ints
+
+
 def measure_calibration(answers: Answers, temperature: float) -> dict[str, Any]:
     """Measure how honest the confidence is, as it is given and divided by ``temperature``."""
     return {

@@ -102,7 +102,8 @@ def release(run: Path, data: Path, target: Path) -> dict[str, Any]:
             "parameters": PARAMETERS,
         }
         sources = sorted({p.source for p in photographs})
-        written = described | _sourced(sources) | evaluation | {"weights": weights}
+        confusion = {"confusion": report.confusions(held_out)}
+        written = described | _sourced(sources) | evaluation | confusion | {"weights": weights}
         written["figures"] = [path.stem for path in drawn]
         write_card(written, made)
         _publish(made, target.parent)

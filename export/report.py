@@ -8,6 +8,7 @@ from typing import Any
 from export.dataset import OTHER, Cell
 from export.evaluate import (
     Answers,
+    confusion_with_abstentions,
     fit_temperature,
     measure,
     measure_calibration,
@@ -53,6 +54,19 @@ def evaluate(
         unknown = others.divided_by(temperature) if applied else others
         evaluation["familiarity"] = _familiarity(given, unknown, parts)
     return evaluation
+
+
+def confusions(answers: Answers) -> dict[str, list[list[int]]]:
+    """What was taken for what on validation photographs: each source's, and `all` together.
+
+    They chose the epoch, the temperature and where familiar ends, so these counts flatter a
+    little; the test photographs stay unseen, to measure what a correction by these is worth.
+    """
+    validation = answers.where(lambda p: p.split == "val")
+    sources = sorted({p.source for p in validation.photographs})
+    return {"all": confusion_with_abstentions(validation)} | {
+        source: confusion_with_abstentions(validation.of(source, "val")) for source in sources
+    }
 
 
 def _familiarity(

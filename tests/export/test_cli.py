@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "trust",
+    "slides",
     "release",
     "ablate",
     "convert",

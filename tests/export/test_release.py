@@ -18,6 +18,7 @@ from export.smear import draw_smear
 from export.train import RECIPES, data_digest
 from export.weights import sha256
 from gateway.contract import CLASSES
+from gateway.differential import confusions_of
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,15 @@ def test_the_card_tells_of_both_held_out_splits(released: Path) -> None:
         "smears/val": 16,
         "smears/test": 8,
     }
+
+
+def test_the_card_tells_what_was_taken_for_what_on_validation(released: Path) -> None:
+    """With abstentions, so that a count can be corrected; four photographs of each class."""
+    confusion = card_of(released)["confusion"]
+    assert set(confusion) == {"all", "smears"}
+    assert [sum(row) for row in confusion["all"]] == [4, 4, 4, 4]
+    assert confusions_of(card_of(released))["all"].counts == tuple(map(tuple, confusion["all"]))
+    assert "## What a count is corrected by" in released.with_name("MODEL_CARD.md").read_text()
 
 
 def test_at_most_two_in_a_hundred_of_validation_are_turned_away(released: Path) -> None:

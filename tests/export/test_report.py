@@ -170,6 +170,23 @@ def test_a_model_without_familiarity_is_measured_all_the_same(known: Answers) ->
     assert "turned away" not in report.as_text(found)
 
 
+def test_confusions_are_counted_on_validation_with_abstentions() -> None:
+    """Each source's and all together; what is too unfamiliar is in the last column."""
+    cells = [
+        *photographs("pbc", "val", 8),
+        *photographs("bccd", "val", 4),
+        *photographs("pbc", "test", 4),
+    ]
+    said = [0, 1, 2, 3, 0, 1, 3, 3, 0, 1, 2, 3, 3, 3, 3, 3]
+    strange = np.array([0.5] * 5 + [1.1] + [0.5] * 10)
+    found = report.confusions(Answers(cells, np.eye(4)[said], strange))
+    assert found == {
+        "all": [[3, 0, 0, 0, 0], [0, 2, 0, 0, 1], [0, 0, 2, 1, 0], [0, 0, 0, 3, 0]],
+        "bccd": [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]],
+        "pbc": [[2, 0, 0, 0, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0], [0, 0, 0, 2, 0]],
+    }
+
+
 @pytest.fixture(scope="module")
 def shipped() -> dict[str, Any]:
     written: dict[str, Any] = json.loads(SHIPPED.with_name("model_card.json").read_text())
