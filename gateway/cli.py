@@ -1,4 +1,4 @@
-"""The console: `hemavision up | serve | key NAME | classify FILES | check`."""
+"""The console: `hemavision up | serve | key NAME | classify FILES | differential FILES | check`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MODELS = Path("models/hemavision")
 _DRAWING = ("explain", "resolution", "colormap")
+_BLOOD = ("age", "sex", "correction")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,6 +108,19 @@ def _check_heatmap(given: argparse.Namespace) -> None:
         given.refuse("--explain and --resolution are for --overlay DIR or --grid")
 
 
+def _differential(given: argparse.Namespace) -> int:
+    from gateway.ask.client import Gateway
+    from gateway.ask.differential import STANDARD_OUTPUT, Order, differential
+
+    forms = {"application/fhir+json": given.fhir, "text/html": given.html}
+    wanted = {media: path for media, path in forms.items() if path is not None}
+    if [given.json, *(path == STANDARD_OUTPUT for path in wanted.values())].count(True) > 1:
+        given.refuse("--json, --fhir - and --html - all want standard output: give one of them")
+    options = {name: getattr(given, name) for name in _BLOOD if getattr(given, name) is not None}
+    gateway = Gateway(given.url, given.timeout, given.key, given.cacert)
+    return differential(given.files, gateway, Order(options, given.readers, wanted, given.json))
+
+
 def _check(given: argparse.Namespace) -> int:
     from gateway.ask.check import check
 
@@ -142,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _describe_classify(
         commands.add_parser("classify", help="send photographs to a running gateway")
+    )
+    _describe_differential(
+        commands.add_parser("differential", help="count the cells of a smear's photographs")
     )
     _describe_check(
         commands.add_parser("check", help="is a running gateway ready? for health checks")
@@ -192,12 +209,7 @@ def _describe_classify(classify: argparse.ArgumentParser) -> None:
         "--jobs", type=_whole, default=4, metavar="N", help="how many at once; default: 4"
     )
     _add_gateway(classify, timeout=30)
-    classify.add_argument(
-        "--key",
-        type=_key_text,
-        default=os.environ.get("HEMAVISION_KEY", ""),
-        help="API key, where one is asked for; better in HEMAVISION_KEY: others see arguments",
-    )
+    _add_key(classify)
     _add_heatmap(classify)
     classify.set_defaults(run=_classify, refuse=classify.error)
 
@@ -214,6 +226,55 @@ def _add_heatmap(classify: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--resolution", metavar="NAME", help="fine (the default) or coarse")
     group.add_argument("--colormap", metavar="NAME", help="jet (the default), turbo or viridis")
+
+
+def _describe_differential(differential: argparse.ArgumentParser) -> None:
+    differential.description = (
+        "Have a running gateway count the white blood cells in the photographs of one smear, each "
+        "of one cell, and compare their shares with the normal ranges."
+    )
+    differential.epilog = (
+        "Exit status: 0 counted; 1 counted, but some photographs could not be read, or a report "
+        "could not be written; 2 nothing was counted; 130 interrupted."
+    )
+    differential.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a photograph, a folder (for all pictures within), or a zip of photographs",
+    )
+    differential.add_argument(
+        "--readers",
+        type=Path,
+        metavar="FILE",
+        help='what a reader says of some of them, a line each: {"file": NAME, "reader": WORD}; '
+        "WORD is a class, OTHER or NOT_COUNTED",
+    )
+    blood = differential.add_argument_group(
+        "the blood", "whose normal ranges, and which correction"
+    )
+    blood.add_argument("--age", metavar="YEARS", help="of whose blood it is")
+    blood.add_argument("--sex", metavar="SEX", help="female, male, other or unknown")
+    blood.add_argument(
+        "--correction",
+        metavar="NAME",
+        help="on which photographs the model's confusion was measured: all (the default), a "
+        "source of the model card, or none",
+    )
+    forms = differential.add_argument_group(
+        "the report", "a table, unless standard output is taken"
+    )
+    forms.add_argument("--json", action="store_true", help="print it as JSON, and nothing else")
+    forms.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page to print; - for standard output"
+    )
+    forms.add_argument(
+        "--fhir", type=Path, metavar="FILE", help="write HL7 FHIR R4; - for standard output"
+    )
+    _add_gateway(differential, timeout=60)
+    _add_key(differential)
+    differential.set_defaults(run=_differential, refuse=differential.error)
 
 
 def _describe_check(check: argparse.ArgumentParser) -> None:
@@ -249,6 +310,15 @@ def _add_gateway(command: argparse.ArgumentParser, timeout: int) -> None:
         default=os.environ.get("HEMAVISION_CACERT") or os.environ.get("HEMAVISION_TLS_CERTIFICATE"),
         metavar="FILE",
         help="PEM: who signed the gateway's certificate, or itself; default: the system's",
+    )
+
+
+def _add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--key",
+        type=_key_text,
+        default=os.environ.get("HEMAVISION_KEY", ""),
+        help="API key, where one is asked for; better in HEMAVISION_KEY: others see arguments",
     )
 
 

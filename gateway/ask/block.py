@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from typing import Any
 
 from gateway.ask.client import sentence
 from gateway.ask.outcome import Outcome, remarks
-from gateway.ask.terminal import drawing, percent, printable, reading_width, tell
+from gateway.ask.terminal import drawing, printable, tell, wrapped
+from gateway.figures import percent
 
 _BAR = 24
 _TITLE = 14
@@ -56,20 +56,15 @@ def _context(about: dict[str, Any]) -> list[str]:
 
 
 def _verdict(reply: dict[str, Any]) -> str:
-    answer = f"{reply['annotation']['name']}, {percent(reply['confidence'])}"
+    answer = f"{reply['annotation']['name']}, {percent(100 * reply['confidence'])}"
     return f"not sure (nearest: {answer})" if reply["abstain"] else answer
 
 
 def _paragraph(title: str, text: str) -> str:
-    return textwrap.fill(
-        text,
-        width=reading_width(),
-        initial_indent=f"  {title:<{_TITLE}}",
-        subsequent_indent=" " * (_TITLE + 2),
-    )
+    return wrapped(text, f"  {title:<{_TITLE}}", " " * (_TITLE + 2))
 
 
 def _bar(name: str, probability: float) -> str:
     filled, chars = round(probability * _BAR), drawing(sys.stdout)
     bar = chars.full * filled + chars.empty * (_BAR - filled)
-    return f"  {name:<{_TITLE}}{bar} {percent(probability):>8}"
+    return f"  {name:<{_TITLE}}{bar} {percent(100 * probability):>8}"

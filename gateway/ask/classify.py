@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gateway.ask import overlays, photographs
 from gateway.ask.block import show_block
-from gateway.ask.client import Gateway, GatewayUnreachable, GatewayUnusable, Json, Refused, problem
+from gateway.ask.client import Gateway, GatewayUnusable, Json, Refused, problem, with_advice
 from gateway.ask.crew import Crew
 from gateway.ask.outcome import Outcome, Tally
 from gateway.ask.photographs import Photograph, TooLong
@@ -53,7 +53,7 @@ def classify(named: Sequence[Path], gateway: Gateway, order: Order) -> int:
         printed.close()
         if isinstance(error, KeyboardInterrupt):
             return INTERRUPTED
-        raise _with_advice(error) from error
+        raise with_advice(error) from error
     printed.close()
     return 1 if printed.tally.problems else 0
 
@@ -110,11 +110,3 @@ def _unreadable(error: Exception) -> Json:
 
 def _words(error: Exception) -> str:
     return f"{getattr(error, 'strerror', None) or error}"
-
-
-def _with_advice(error: GatewayUnusable) -> GatewayUnusable:
-    if isinstance(error, GatewayUnreachable):
-        return GatewayUnreachable(
-            f"{error}. Start one with `make run`, or name another with --url or HEMAVISION_PORT."
-        )
-    return error

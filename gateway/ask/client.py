@@ -6,14 +6,25 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from gateway.ask.duplex import Duplex
 from gateway.errors import HemaVisionError
+
+if TYPE_CHECKING:
+    from gateway.ask.series import Series  # zipfile and secrets: not for `check`
 
 Json = dict[str, Any]
 
@@ -25,6 +36,8 @@ _LONGEST_WAIT = 60.0
 # what else is refused has nothing to do with the photograph: the next would be refused as well
 _ABOUT_THE_PHOTOGRAPH = (400, 413, 415, 422, 500)
 _PROBLEM = "urn:hemavision:problem:"
+_BYTES = "application/octet-stream"
+_DIFFERENTIAL = "/v1/differential"
 
 
 class Refused(HemaVisionError):
@@ -41,6 +54,15 @@ class GatewayUnusable(HemaVisionError):
 
 class GatewayUnreachable(GatewayUnusable):
     """Nothing answers at the gateway's address."""
+
+
+def with_advice(error: GatewayUnusable) -> GatewayUnusable:
+    """Say how to have a gateway, where there is none."""
+    if isinstance(error, GatewayUnreachable):
+        return GatewayUnreachable(
+            f"{error}. Start one with `make run`, or name another with --url or HEMAVISION_PORT."
+        )
+    return error
 
 
 def problem(name: str, title: str, detail: str) -> Json:
@@ -70,8 +92,21 @@ def gateway_url(text: str) -> str:
     return text.rstrip("/")
 
 
+class _Request(NamedTuple):
+    """What is asked: ``pieces`` begins to read the body anew for each try, None: there is none.
+
+    ``heard`` gets each line of a good reply as it comes.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    pieces: Callable[[], Iterator[bytes]] | None = None
+    heard: Callable[[Json], None] | None = None
+
+
 class _Answer(NamedTuple):
-    """One HTTP response."""
+    """One HTTP response; of lines, the last."""
 
     status: int
     reason: str
@@ -81,7 +116,7 @@ class _Answer(NamedTuple):
 
 
 class Gateway:
-    """A gateway at ``url``; each exchange may take ``timeout`` seconds. Threads may share it."""
+    """A gateway at ``url``, which may be silent for ``timeout`` seconds. Threads may share it."""
 
     def __init__(self, url: str, timeout: float, key: str = "", cacert: Path | None = None) -> None:
         """``cacert`` holds the certificates to believe, PEM; None: those of the system.
@@ -102,16 +137,45 @@ class Gateway:
             Refused: this photograph is not answered.
             GatewayUnusable: no photograph is.
         """
-        answer = self._insist(f"/v1/classify?{urlencode(options)}", photograph)
-        if answer.status == 200:
-            return self._json(answer, "prediction")
-        told = _told(answer)
-        if told["type"] == f"{_PROBLEM}key-required":
-            known = "does not know the key it was given" if self._key else "asks for a key"
-            raise GatewayUnusable(f"{self.url} {known}: give it as --key or HEMAVISION_KEY")
-        if answer.status in _ABOUT_THE_PHOTOGRAPH and told["type"] != f"{_PROBLEM}invalid-option":
-            raise Refused(told)
-        raise GatewayUnusable(f"{self.url} does not answer: {sentence(told)}")
+        target = f"/v1/classify?{urlencode(options)}"
+        answer = self._insist(_whole(target, photograph, {"Content-Type": _BYTES}))
+        return self._json(answer.body, "prediction")
+
+    def count(
+        self, series: Series, options: Mapping[str, str], heard: Callable[[Json], None]
+    ) -> Json:
+        """Send a series and return its report; what becomes of each photograph is ``heard`` first.
+
+        Raises:
+            Refused: it is not counted.
+            GatewayUnusable: no series is.
+            Unreadable: a file cannot be read.
+        """
+        headers = {
+            "Accept": "application/x-ndjson",
+            "Content-Type": f"multipart/form-data; boundary={series.boundary}",
+            "Transfer-Encoding": "chunked",
+        }
+        target = f"{_DIFFERENTIAL}?{urlencode(options)}"
+        pieces = partial(_chunked, series)
+        answer = self._insist(_Request("POST", target, headers, pieces, heard))
+        report = self._json(answer.body, "kind")
+        match report.pop("kind"):
+            case "report":
+                return report
+            case "problem":
+                raise Refused(report)
+        raise GatewayUnreachable(f"{self.url} broke off its reply")
+
+    def render(self, report: Json, options: Mapping[str, str], media: str) -> bytes:
+        """Have a report in another form, worked out anew from its answers.
+
+        Raises:
+            Refused, GatewayUnusable: it is not to be had.
+        """
+        headers = {"Accept": media, "Content-Type": "application/json"}
+        target = f"{_DIFFERENTIAL}?{urlencode(options)}"
+        return self._insist(_whole(target, json.dumps(report).encode(), headers)).body
 
     def probe(self, path: str) -> str:
         """Return the status that a probe tells.
@@ -120,15 +184,21 @@ class Gateway:
             Refused: it is not what one hopes for.
             GatewayUnusable: there is no gateway.
         """
-        answer = self._exchange("GET", path, None)
+        answer = self._exchange(_Request("GET", path, {}))
         if answer.status != 200:
             raise Refused(_told(answer))
-        return str(self._json(answer, "status")["status"])
+        return str(self._json(answer.body, "status")["status"])
 
-    def _insist(self, target: str, body: bytes) -> _Answer:
+    def _insist(self, request: _Request) -> _Answer:
+        """Ask until there is a good answer, or patience ends.
+
+        Raises:
+            Refused: what was sent is not answered.
+            GatewayUnusable: nothing is.
+        """
         for wait in _WAITS:
             try:
-                answer = self._exchange("POST", target, body)
+                answer = self._exchange(request)
             except GatewayUnreachable:
                 if not self._met:
                     raise
@@ -137,24 +207,34 @@ class Gateway:
             self._met = True
             asked = _seconds(answer.retry_after, wait)
             if answer.status not in _BUSY or asked > _LONGEST_WAIT:
-                return answer
+                return self._good(answer)
             time.sleep(asked)
-        return self._exchange("POST", target, body)
+        return self._good(self._exchange(request))
 
-    def _exchange(self, method: str, target: str, body: bytes | None) -> _Answer:
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+    def _good(self, answer: _Answer) -> _Answer:
+        if answer.status == 200:
+            return answer
+        told = _told(answer)
+        if told["type"] == f"{_PROBLEM}key-required":
+            known = "does not know the key it was given" if self._key else "asks for a key"
+            raise GatewayUnusable(f"{self.url} {known}: give it as --key or HEMAVISION_KEY")
+        if answer.status in _ABOUT_THE_PHOTOGRAPH and told["type"] != f"{_PROBLEM}invalid-option":
+            raise Refused(told)
+        refuses = 400 <= answer.status < 500
+        verb = "refuses that" if refuses else "does not answer"
+        raise GatewayUnusable(f"{self.url} {verb}: {sentence(told)}")
+
+    def _exchange(self, request: _Request) -> _Answer:
         connection = self._connection()
         try:
-            return _spoken(connection, method, self._address.path + target, body, headers)
+            return self._spoken(connection, request)
         except TimeoutError as error:
             raise GatewayUnusable(
                 f"{self.url} does not answer within {self._timeout:g} s"
             ) from error
         except (OSError, IncompleteRead) as error:
             raise GatewayUnreachable(f"nothing answers at {self.url} ({_reason(error)})") from error
-        except HTTPException as error:
+        except (HTTPException, ValueError) as error:
             raise self._stranger() from error
         finally:
             connection.close()
@@ -165,9 +245,22 @@ class Gateway:
             return HTTPConnection(host, port, timeout=self._timeout)
         return HTTPSConnection(host, port, timeout=self._timeout, context=self._trust)
 
-    def _json(self, answer: _Answer, expected: str) -> Json:
+    def _spoken(self, connection: HTTPConnection, request: _Request) -> _Answer:
+        connection.putrequest(request.method, self._address.path + request.target)
+        for name, value in request.headers.items():
+            connection.putheader(name, value)
+        if self._key:
+            connection.putheader("Authorization", f"Bearer {self._key}")
+        connection.endheaders()
+        with closing(connection.sock) as connected:
+            pieces = request.pieces() if request.pieces else iter(())
+            connection.sock = Duplex(connected, pieces, self._timeout)
+            with connection.getresponse() as response:
+                return _received(response, request.heard)
+
+    def _json(self, body: bytes, expected: str) -> Json:
         try:
-            reply: Json = json.loads(answer.body)
+            reply: Json = json.loads(body)
             reply[expected]
         except (ValueError, KeyError, TypeError) as error:
             raise self._stranger() from error
@@ -188,24 +281,31 @@ def _trust(cacert: Path | None, host: str | None) -> ssl.SSLContext:
     return context
 
 
-def _spoken(
-    connection: HTTPConnection,
-    method: str,
-    target: str,
-    body: bytes | None,
-    headers: Mapping[str, str],
-) -> _Answer:
-    connection.connect()
-    with suppress(ConnectionError):  # a server that refuses a body may answer before it has it all
-        connection.request(method, target, body, headers)
-    with connection.getresponse() as response:
-        return _Answer(
-            response.status,
-            response.reason,
-            response.getheader("Retry-After", ""),
-            response.getheader("Location", ""),
-            response.read(),
-        )
+def _whole(target: str, body: bytes, headers: Mapping[str, str]) -> _Request:
+    sized = {**headers, "Content-Length": str(len(body))}
+    return _Request("POST", target, sized, lambda: iter((body,)))
+
+
+def _chunked(series: Series) -> Iterator[bytes]:
+    for piece in series.form():
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
+def _received(response: HTTPResponse, heard: Callable[[Json], None] | None) -> _Answer:
+    body = b""
+    if heard is None or response.status != 200:
+        body = response.read()
+    else:
+        for body in response:
+            heard(json.loads(body))
+    return _Answer(
+        response.status,
+        response.reason,
+        response.getheader("Retry-After", ""),
+        response.getheader("Location", ""),
+        body,
+    )
 
 
 def _told(answer: _Answer) -> Json:

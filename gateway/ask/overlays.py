@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from gateway.ask import files
 from gateway.ask.photographs import Photograph
 from gateway.ask.terminal import printable
 from gateway.errors import HemaVisionError
@@ -36,17 +37,11 @@ def prepare(folder: Path, photographs: Sequence[Photograph]) -> None:
 
 
 def write(folder: Path, photograph: Photograph, data: str) -> Path:
-    """Write one overlay from base64: aside first, then in its place.
+    """Write one overlay from base64.
 
     Raises:
         OSError: it could not be written; nothing is left behind.
     """
     path = folder / photograph.overlay
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        aside.write_bytes(base64.b64decode(data))
-        return aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    return files.write(path, base64.b64decode(data))

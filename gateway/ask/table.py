@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
@@ -14,12 +13,12 @@ from gateway.ask.photographs import Photograph
 from gateway.ask.terminal import (
     columns,
     drawing,
-    percent,
     printable,
-    reading_width,
     tell,
     width,
+    wrapped,
 )
+from gateway.figures import percent
 
 _HEAD = ("answer", "confidence", "time", "doubts", "notes")
 _WIDTHS = (10, 10, 8, 10, 5)
@@ -51,7 +50,7 @@ class Table:
             tell(self._row("file", _HEAD))
         tell(self._row(self._name(outcome.photograph), self._cells(outcome)))
         if outcome.problem is not None:
-            tell(_wrapped(sentence(outcome.problem), _INDENT, _INDENT))
+            tell(wrapped(sentence(outcome.problem), _INDENT, _INDENT))
 
     def close(self, tally: Tally, asked: int) -> None:
         """Print what the marks mean, and the counts of ``asked`` photographs."""
@@ -60,11 +59,11 @@ class Table:
             marks[str(number)] = _true_of_all(words, figures)
         tell("")
         for mark, text in marks.items():
-            tell(_wrapped(text, f"{mark:<12}", " " * 12))
+            tell(wrapped(text, f"{mark:<12}", " " * 12))
         if marks:
             tell("")
         for line in summary(tally, asked):
-            tell(_wrapped(line, "", ""))
+            tell(wrapped(line, "", ""))
 
     def _cells(self, outcome: Outcome) -> tuple[str, ...]:
         reply = outcome.reply
@@ -74,7 +73,7 @@ class Table:
             self._doubts[doubt["reason"]] = doubt["detail"]
         return (
             outcome.answer,
-            "" if reply["abstain"] else percent(reply["confidence"]),
+            "" if reply["abstain"] else percent(100 * reply["confidence"]),
             f"{reply['timing_ms']['total']:.0f} ms",
             ",".join(doubt["reason"] for doubt in reply["abstain_reasons"]),
             ",".join(str(self._number(text)) for text in remarks(reply)),
@@ -133,9 +132,3 @@ def _true_of_all(words: Sequence[str], figures: Sequence[Sequence[str]]) -> str:
 def _span(figures: Sequence[str]) -> str:
     least, most = min(figures, key=float), max(figures, key=float)
     return least if least == most else f"{least} to {most}"
-
-
-def _wrapped(text: str, first: str, others: str) -> str:
-    return textwrap.fill(
-        text, width=reading_width(), initial_indent=first, subsequent_indent=others
-    )

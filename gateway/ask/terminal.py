@@ -60,21 +60,21 @@ def reading_width() -> int:
     return max(_NARROWEST, min(columns() or _WIDEST, _WIDEST))
 
 
+def wrapped(text: str, first: str, others: str) -> str:
+    """Break prose into lines, the first of which begins with ``first``."""
+    import textwrap  # slow to import, and not for `check`
+
+    return textwrap.fill(
+        text, width=reading_width(), initial_indent=first, subsequent_indent=others
+    )
+
+
 def width(text: str) -> int:
     """How many columns a text takes: none for an accent, two for 細胞 and most emoji."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
     )
-
-
-def percent(share: float) -> str:
-    """A share for a person; neither certainty nor nothing comes from rounding."""
-    if 0 < share < 0.0005:
-        return "< 0.1 %"
-    if 0.9995 <= share < 1:
-        return "> 99.9 %"
-    return f"{100 * share:.1f} %"
 
 
 class Progress:

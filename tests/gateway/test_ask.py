@@ -22,7 +22,7 @@ from PIL import Image
 
 from gateway import cli
 from gateway.ask.crew import Crew
-from gateway.ask.terminal import percent, printable, width
+from gateway.ask.terminal import printable, width
 from gateway.heatmap import COLORMAPS
 
 HEMAVISION = Path(sys.executable).with_name("hemavision")
@@ -432,6 +432,14 @@ def test_a_folder_without_photographs_is_told_and_the_rest_is_sent(url, cells, t
 # gateways that fail
 
 
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """For how many seconds a command in this process would have slept; it does not."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
 def test_without_a_gateway_it_says_how_to_start_one(cells):
     """At once, with status 2."""
     ran = run(cells, "--url", NOWHERE)
@@ -440,13 +448,13 @@ def test_without_a_gateway_it_says_how_to_start_one(cells):
     assert "make run" in ran.stderr
 
 
-def test_a_busy_gateway_is_asked_again_when_it_says(reply, cells):
+def test_a_busy_gateway_is_asked_again_when_it_says(reply, cells, waits, capsys):
     """429 and 503 with Retry-After, and a connection that breaks: one answer in the end."""
-    busy = (says(429, {}, Retry_After="0"), says(503, {}, Retry_After="0"))
+    busy = (says(429, {}, Retry_After="3"), says(503, {}, Retry_After="0"))
     with scripted(*busy, breaks_off, says(200, reply)) as url:
-        ran = run(cells / "a.png", "--json", "--url", url)
-    assert json.loads(ran.stdout)["reply"] == reply
-    assert ran.returncode == 0
+        assert cli.main(["classify", str(cells / "a.png"), "--json", "--url", url]) == 0
+    assert waits == [3, 0, 2]
+    assert json.loads(capsys.readouterr().out)["reply"] == reply
 
 
 @pytest.mark.parametrize("seconds", ["0", "3600"])
@@ -460,21 +468,24 @@ def test_a_gateway_that_stays_busy_is_told(reply, cells, seconds):
     assert "4 photographs: 1 answered, 0 not sure, 0 refused, 3 not tried." in ran.stdout
 
 
-def test_without_a_model_the_gateways_sentence_is_told(cells):
-    """A real gateway in front of nothing: status 2, no line."""
+def test_without_a_model_the_gateways_sentence_is_told(cells, waits, capsys):
+    """A real gateway in front of nothing: status 2, no line; four more tries, when it says."""
     with serving("127.0.0.1:1") as url:
-        ran = run(cells, "--json", "--url", url)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.count("No model answers at the moment.") == 1
+        assert cli.main(["classify", str(cells / "a.png"), "--json", "--url", url]) == 2
+        assert waits == [1, 1, 1, 1]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "No model answers at the moment." in printed.err
 
 
-def test_a_gateway_that_goes_away_leaves_what_it_answered(reply, cells):
-    """It is tried again a few times, then told, and nothing more is sent."""
+def test_a_gateway_that_goes_away_leaves_what_it_answered(reply, cells, waits, capsys):
+    """It is tried again a few times, ever later, then told, and nothing more is sent."""
     with scripted(says(200, reply), breaks_off) as url:
-        ran = run(cells, "--jobs", "1", "--url", url)
-    assert ran.returncode == 2
-    assert "nothing answers" in ran.stderr
-    assert "1 answered, 0 not sure, 0 refused, 3 not tried." in ran.stdout
+        assert cli.main(["classify", str(cells), "--jobs", "1", "--url", url]) == 2
+    assert waits[:4] == [0.5, 1, 2, 4]
+    printed = capsys.readouterr()
+    assert "nothing answers" in printed.err
+    assert "1 answered, 0 not sure, 0 refused, 3 not tried." in printed.out
 
 
 def test_a_gateway_that_hangs_is_told(cells):
@@ -677,13 +688,6 @@ def test_the_crew_keeps_the_order_and_does_not_run_ahead():
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert max(begun) <= 2 + 2 * 2
     assert list(results) == list(range(3, 1000))
-
-
-def test_a_share_never_rounds_to_certainty():
-    """99.97 % is not shown as 100, and 0.02 % not as 0."""
-    assert percent(0.99971) == "> 99.9 %"
-    assert percent(0.0002) == "< 0.1 %"
-    assert percent(0.5) == "50.0 %"
 
 
 def test_what_moves_the_cursor_is_escaped():
