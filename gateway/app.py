@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,8 +16,10 @@ from aiohttp import web
 from gateway import admission, body, cors
 from gateway.access import gate
 from gateway.admission import Admission
-from gateway.allowance import Allowance
-from gateway.annotation import load_reference
+from gateway.allowance import Allowance, Shares
+from gateway.annotation import Reference, load_reference
+from gateway.counter import Counter
+from gateway.deadline import Clock
 from gateway.handlers import Handlers
 from gateway.keys import Keys
 from gateway.lifecycle import Lifecycle
@@ -24,18 +28,24 @@ from gateway.middleware import ERROR_STATUS, announce, surround
 from gateway.model_client import ModelClient, Observe
 from gateway.openapi import describe
 from gateway.pipeline import Options, Pipeline
+from gateway.ranges import load_ranges
+from gateway.readiness import Readiness
 from gateway.routes import ROUTES
+from gateway.series import Patience
 from gateway.settings import Settings
 from gateway.telemetry import Recorder
 from gateway.tls import channel_credentials
 from gateway.tracing import unrecorded
+from gateway.upload import SeriesLimits
 from gateway.warming import warm
 
 Connect = Callable[[str, Observe, grpc.ChannelCredentials | None], ModelClient]
+Lifespan = Callable[[web.Application], AsyncIterator[None]]
 
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 
 HANDLERS = web.AppKey("handlers", Handlers)
+_RECOUNTS = 2  # reports of megabytes that are parsed at once
 _INFORMATION = {
     "title": "HemaVision",
     "version": version("hemavision"),
@@ -49,7 +59,10 @@ _INFORMATION = {
 
 
 def create_app(
-    settings: Settings, connect: Connect = ModelClient, recorder: Recorder | None = None
+    settings: Settings,
+    connect: Connect = ModelClient,
+    recorder: Recorder | None = None,
+    clock: Clock = time.monotonic,
 ) -> web.Application:
     """Build the service.
 
@@ -58,58 +71,107 @@ def create_app(
         connect: makes the model client from the model servers' address, what observes its calls,
             and credentials.
         recorder: records the requests' spans, and is closed with the application.
+        clock: what deadlines and waits are told from, monotonic, in seconds.
 
     Raises:
         SettingsError: a file that a setting names cannot be used.
     """
     metrics, lifecycle = Metrics(), Lifecycle()
-    places, openapi = _place_limits(settings), describe_api()
     begin = recorder.begin if recorder else unrecorded
     gates = [gate(Keys(settings.keys_file))] if settings.keys_file else []
     app = web.Application(middlewares=[surround(metrics, begin, lifecycle), *gates])
-    app.on_response_prepare.append(announce)
     app[LIFECYCLE] = lifecycle
+    app.on_response_prepare.append(announce)
     if settings.cors_origins:
         app.on_response_prepare.append(cors.allow(settings.cors_origins))
-    credentials = channel_credentials(
-        settings.model_tls_ca, settings.model_tls_certificate, settings.model_tls_key
-    )
+    if recorder:
+        app.cleanup_ctx.append(_until_closed(recorder))
+    model = partial(connect, settings.model_server, metrics.observe_rpc, _credentials(settings))
+    reference = load_reference(load_ranges(settings.ranges))
+    app.cleanup_ctx.append(_lifespan(settings, model, reference, metrics, lifecycle, clock=clock))
+    _add_routes(app)
+    return app
 
+
+def _until_closed(recorder: Recorder) -> Lifespan:
+    async def lifespan(_: web.Application) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(recorder.close)
+
+    return lifespan
+
+
+def _lifespan(
+    settings: Settings,
+    connect: Callable[[], ModelClient],
+    reference: Reference,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    *,
+    clock: Clock,
+) -> Lifespan:
     async def lifespan(app: web.Application) -> AsyncIterator[None]:
-        model = connect(settings.model_server, metrics.observe_rpc, credentials)
+        model = connect()
         metrics.breaker_open.set_function(lambda: float(model.given_up))
-        reference = load_reference()
         with ThreadPoolExecutor(settings.workers, "pixels") as workers:
-            app[HANDLERS] = Handlers(
-                pipeline=Pipeline(
-                    model, workers, reference, settings.max_pixels, Allowance(settings.max_decoding)
-                ),
-                model=model,
-                admission=Admission(places, metrics),
-                metrics=metrics,
-                reference=reference,
-                models=settings.models,
-                target_ms=settings.target_ms,
-                deadline=settings.deadline,
-                lifecycle=lifecycle,
-                limits=_body_limits(settings),
-                batch_at_once=min(settings.workers, places.in_flight, places.of_one_client),
-                openapi=openapi,
+            app[HANDLERS] = _handlers(
+                settings, model, workers, reference, metrics, lifecycle=lifecycle, clock=clock
             )
             await warm(workers, settings.workers)
             yield
             await model.close()
-        if recorder:
-            await asyncio.to_thread(recorder.close)
 
-    app.cleanup_ctx.append(lifespan)
+    return lifespan
+
+
+def _handlers(
+    settings: Settings,
+    model: ModelClient,
+    workers: Executor,
+    reference: Reference,
+    metrics: Metrics,
+    *,
+    lifecycle: Lifecycle,
+    clock: Clock,
+) -> Handlers:
+    places = _place_limits(settings)
+    decoding = Allowance(settings.max_decoding, settings.max_wait, metrics)
+    uploads = Allowance(
+        settings.max_upload_memory, settings.max_wait, metrics, settings.client_share
+    )
+    return Handlers(
+        pipeline=Pipeline(model, workers, reference, settings.max_pixels, decoding, clock=clock),
+        model=model,
+        admission=Admission(places, metrics, clock),
+        metrics=metrics,
+        reference=reference,
+        models=settings.models,
+        target_ms=settings.target_ms,
+        deadline=settings.deadline,
+        clock=clock,
+        lifecycle=lifecycle,
+        readiness=Readiness(model, clock),
+        limits=_body_limits(settings),
+        uploads=uploads,
+        batch_at_once=min(settings.workers, places.in_flight, places.of_one_client),
+        openapi=describe_api(),
+        counter=_counter(settings, model, uploads, reference, metrics, lifecycle=lifecycle),
+    )
+
+
+def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    return channel_credentials(
+        settings.model_tls_ca, settings.model_tls_certificate, settings.model_tls_key
+    )
+
+
+def _add_routes(app: web.Application) -> None:
     for operation, handler in ROUTES:
         resource = app.router.add_resource(operation.path)
         resource.add_route(operation.method, _route(handler))
         if operation.method == "GET":
             resource.add_route("HEAD", _route(handler))
         resource.add_route("OPTIONS", _route(Handlers.methods))
-    return app
 
 
 def describe_api() -> dict[str, Any]:
@@ -129,9 +191,43 @@ def _place_limits(settings: Settings) -> admission.Limits:
 
 def _body_limits(settings: Settings) -> body.Limits:
     return body.Limits(
-        photograph=settings.max_bytes,
-        form=max(settings.max_bytes, settings.max_batch_bytes),
+        photograph=min(settings.max_bytes, settings.max_upload_memory),
+        form=min(max(settings.max_bytes, settings.max_batch_bytes), settings.max_upload_memory),
         parts=settings.max_parts,
+    )
+
+
+def _counter(
+    settings: Settings,
+    model: ModelClient,
+    uploads: Allowance,
+    reference: Reference,
+    metrics: Metrics,
+    *,
+    lifecycle: Lifecycle,
+) -> Counter:
+    places = max(1, settings.max_in_flight // 2)  # the others are for who asks about one cell
+    share = settings.client_share * places if settings.client_share < 1 else float("inf")
+    return Counter(
+        limits=SeriesLimits(
+            photograph=settings.max_bytes,
+            photographs=settings.max_series,
+            bytes=settings.max_series_bytes,
+            drawn=settings.max_batch_bytes,
+            silence=settings.deadline,
+        ),
+        patience=Patience(places, min(settings.workers, places), settings.deadline),
+        deadline=settings.series_deadline,
+        at_once=asyncio.Semaphore(places),
+        shares=Shares(share),
+        recount_deadline=settings.deadline,
+        uploads=uploads,
+        recounts=asyncio.Semaphore(_RECOUNTS),
+        model=model,
+        reference=reference,
+        models=settings.models,
+        metrics=metrics,
+        lifecycle=lifecycle,
     )
 
 

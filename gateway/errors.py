@@ -11,12 +11,17 @@
     |   |-- UnreadablePhotograph    a picture that is damaged, truncated or too small to hold a cell
     |   |-- PhotographTooLarge      more bytes or more pixels than are accepted
     |   |-- TooManyParts            more photographs or fields in one form than are accepted
+    |   |-- SeriesTooLarge          more photographs or bytes in one series than are accepted
+    |   |-- UnreadableZip           a zip that is damaged, or built like none
+    |   |-- InvalidCells            what is said of the cells of a series cannot be used
+    |   |-- NoCells                 no photograph of a series could be read
     |   |-- UploadTooSlow           the body did not arrive in time
     |   |-- TooManyAtOnce           this client has as many photographs here as one may have
     |   |-- KeyRequired             no API key, or none that is known here
     |   `-- RateExceeded            the key was used more often than it may be
     |-- ServiceError                this service cannot answer now
     |   |-- Overloaded              too many requests at once: come back
+    |   |-- NoRoom                  no disk to keep a large zip on while it is read
     |   |-- Stopping                this process is about to end: another will answer
     |   |-- ModelUnavailable        no model server, no model in it, or no answer in time
     |   `-- ModelMisbehaved         the model server's answer breaks the contract
@@ -82,6 +87,22 @@ class TooManyParts(RequestError):
     """More photographs or fields in one form than are accepted."""
 
 
+class SeriesTooLarge(RequestError):
+    """More photographs or bytes in one series than are accepted."""
+
+
+class UnreadableZip(RequestError):
+    """A zip that is damaged, or built like none."""
+
+
+class InvalidCells(RequestError):
+    """What is said of the cells of a series cannot be used."""
+
+
+class NoCells(RequestError):
+    """No photograph of a series could be read."""
+
+
 class UploadTooSlow(RequestError):
     """The body did not arrive in time."""
 
@@ -99,13 +120,26 @@ class RateExceeded(RequestError):
 
 
 class ServiceError(HemaVisionError):
-    """This service cannot answer now."""
+    """This service cannot answer now.
+
+    ``short_of_time``: before a later deadline it might have.
+    """
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, short_of_time: bool = False
+    ) -> None:
+        super().__init__(message, retry_after)
+        self.short_of_time = short_of_time
 
 
 class Overloaded(ServiceError):
     """Too many requests at once."""
 
     retry_after = 1.0
+
+
+class NoRoom(ServiceError):
+    """No disk to keep a large zip on while it is read."""
 
 
 class Stopping(ServiceError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from typing import Any, cast
 from aiohttp import web
 
 from gateway import wire
-from gateway.accept import preferred
 from gateway.admission import Admission
+from gateway.allowance import Allowance
 from gateway.annotation import Reference
-from gateway.body import FIELD, FORM, Limits, read_photographs
-from gateway.contract import MODEL_CARD_FILE
-from gateway.deadline import Deadline
+from gateway.body import FIELD, FORM, Limits, most_bytes, read_photographs
+from gateway.card import read_card
+from gateway.counter import Counter
+from gateway.deadline import Clock, Deadline
 from gateway.errors import (
-    NotAcceptable,
     NotFound,
     RequestError,
     ServiceError,
@@ -30,17 +29,25 @@ from gateway.errors import (
     TooManyAtOnce,
     UnsupportedMedia,
 )
-from gateway.heatmap import PictureFormat
+from gateway.heatmap import COLOR_TABLES, PictureFormat
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import FAILED, LATE, WITHIN, Metrics
-from gateway.middleware import CLIENT, MODEL_VERSION, REQUEST_ID, problem_of
+from gateway.middleware import HELD, MODEL_VERSION, REQUEST_ID, client_of, problem_of
 from gateway.model_client import ModelClient
 from gateway.pipeline import STAGES, Options, Pipeline, Report
 from gateway.query import OPTIONS, OVERLAY_OPTIONS, read_options
-from gateway.reply import JSON, KEPT, NO_STORE, header, json_reply, listed_reply, reply
+from gateway.readiness import Readiness
+from gateway.reply import (
+    JSON,
+    KEPT,
+    NO_STORE,
+    chosen_media,
+    header,
+    json_reply,
+    listed_reply,
+    reply,
+)
 from gateway.tracing import stage
-
-_LOG = logging.getLogger(__name__)
 
 # the original application's reply has its own pictures: the overlay's encoding is not used
 _ORIGINAL = Options(format="jpeg")
@@ -48,21 +55,28 @@ _ORIGINAL = Options(format="jpeg")
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "font-src 'self'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
     "Cache-Control": "no-cache",
 }
-PAGE_FILES = {
-    "index.html": "text/html",
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "docs.html": "text/html",
-    "docs.css": "text/css",
-    "docs.js": "text/javascript",
-    "favicon.svg": "image/svg+xml",
+_MEDIA = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".png": "image/png",
 }
+PAGE_FILES = {
+    file.name: _MEDIA[Path(file.name).suffix]
+    for file in sorted(files("gateway").joinpath("page").iterdir(), key=lambda file: file.name)
+    if Path(file.name).suffix in _MEDIA
+} | {COLOR_TABLES.name: "image/png"}
 """The files of the web pages, with their media types."""
 
 
@@ -78,17 +92,21 @@ class Handlers:
     models: Path | None
     target_ms: float
     deadline: float
+    clock: Clock
     lifecycle: Lifecycle
+    readiness: Readiness
     limits: Limits
+    uploads: Allowance
     batch_at_once: int
     openapi: Mapping[str, Any]
+    counter: Counter
 
     async def classify(self, request: web.Request) -> web.Response:
         """POST /v1/classify: one photograph -> JSON or its overlay; several -> JSON."""
         options = read_options(request.query.items(), OPTIONS)
         deadline = self._deadline(options)
         photographs = await self._read(request, deadline)
-        media = _media(request, _offered(request, options, len(photographs)))
+        media = chosen_media(request, _offered(request, options, len(photographs)))
         if media != JSON:
             return await self._overlay(request, photographs[0], options, deadline, media)
         if len(photographs) > 1:
@@ -102,7 +120,10 @@ class Handlers:
     async def heatmap(self, request: web.Request) -> web.Response:
         """POST /v1/heatmap: one photograph -> the overlay itself."""
         options = read_options(request.query.items(), OVERLAY_OPTIONS)
-        media, deadline = _media(request, _pictures(request, options)), self._deadline(options)
+        media, deadline = (
+            chosen_media(request, _pictures(request, options)),
+            self._deadline(options),
+        )
         (photograph,) = await self._read(request, deadline, only_one=True)
         return await self._overlay(request, photograph, options, deadline, media)
 
@@ -116,10 +137,14 @@ class Handlers:
             body = await asyncio.to_thread(wire.predict_json, report)
         return await json_reply(request, body, NO_STORE, pictures=True)
 
+    async def differential(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/differential: a series of photographs, or an earlier report -> its count."""
+        return await self.counter.answer(request, self._one_of_a_series)
+
     async def model_information(self, request: web.Request) -> web.Response:
         """GET /v1/model: which model is served, and its card."""
         version = await self.model.available_version(Deadline.after(self.deadline))
-        card = await asyncio.to_thread(read_model_card, self.models, version)
+        card = await asyncio.to_thread(read_card, self.models, version)
         return await json_reply(request, wire.model_json(version, card), KEPT)
 
     async def clinical_reference(self, request: web.Request) -> web.Response:
@@ -135,7 +160,7 @@ class Handlers:
         """GET /readyz: the model server has a version AVAILABLE and we go on; else 503."""
         if self.lifecycle.stopping:
             raise Stopping("This gateway is about to end: send new requests to another.")
-        version = await self.model.available_version(Deadline.after(self.deadline))
+        version = await self.readiness.version()
         self.metrics.see_model(str(version))
         ready: wire.Ready = {"status": "ready", "model_version": version}
         return await json_reply(request, ready, NO_STORE)
@@ -225,6 +250,9 @@ class Handlers:
         self, request: web.Request, deadline: Deadline, *, only_one: bool = False
     ) -> list[bytes]:
         with stage("read"):
+            most = most_bytes(request, self.limits)
+            room = self.uploads.of(most, deadline, client_of(request))
+            await request[HELD].enter_async_context(room)
             return await read_photographs(request, self.limits, deadline, only_one=only_one)
 
     @asynccontextmanager
@@ -232,30 +260,51 @@ class Handlers:
         self, request: web.Request, photograph: bytes, options: Options, deadline: Deadline
     ) -> AsyncIterator[Report]:
         """Answer a photograph, and hold its place until the reply is made."""
-        client, flexible = request.get(CLIENT) or request.remote or "", options.degrade == "allow"
         async with AsyncExitStack() as held:
-            with self._failures_counted():
-                with stage("wait") as wait:
-                    place = self.admission.place(client, deadline, flexible)
-                    await held.enter_async_context(place)
-                report = await self.pipeline.classify(photograph, options, deadline, wait.ms)
+            with self._failures_counted(options):
+                tried = self._tried(request, photograph, options, deadline)
+                report = await held.enter_async_context(tried)
+            yield report
+
+    @asynccontextmanager
+    async def _tried(
+        self, request: web.Request, photograph: bytes, options: Options, deadline: Deadline
+    ) -> AsyncIterator[Report]:
+        """Do the same for a photograph that may be tried again: a failure is none yet."""
+        client, flexible = client_of(request), options.degrade == "allow"
+        async with AsyncExitStack() as held:
+            with stage("wait") as wait:
+                place = self.admission.place(client, deadline, flexible)
+                await held.enter_async_context(place)
+            report = await self.pipeline.classify(photograph, options, deadline, wait.ms)
             request[MODEL_VERSION] = report.model_version
+            self.admission.answered(report.service_seconds)
             self._count(report)
             yield report
 
+    async def _one_of_a_series(
+        self, request: web.Request, photograph: bytes, options: Options, deadline: Deadline
+    ) -> Report:
+        async with self._tried(request, photograph, options, deadline) as report:
+            return report
+
     def _deadline(self, options: Options) -> Deadline:
-        return Deadline.after(min(options.timeout or self.deadline, self.deadline))
+        return Deadline.after(min(options.timeout or self.deadline, self.deadline), self.clock)
 
     @contextmanager
-    def _failures_counted(self) -> Iterator[None]:
-        """Count a photograph that fails by our fault, not by its own."""
+    def _failures_counted(self, options: Options) -> Iterator[None]:
+        """Count a photograph that fails by our fault, not by its own or its sender's haste."""
         try:
             yield
-        except RequestError:
+        except Exception as error:
+            if not (isinstance(error, RequestError) or self._hasty(options, error)):
+                self.metrics.photographs.labels(FAILED).inc()
             raise
-        except Exception:
-            self.metrics.photographs.labels(FAILED).inc()
-            raise
+
+    def _hasty(self, options: Options, error: Exception) -> bool:
+        """Tell whether it failed for want of the time that the client did not leave."""
+        short = isinstance(error, ServiceError) and error.short_of_time
+        return short and (options.timeout or self.deadline) < self.deadline
 
     def _count(self, report: Report) -> None:
         metrics, version = self.metrics, str(report.model_version)
@@ -269,19 +318,6 @@ class Handlers:
             metrics.abstentions.labels(doubt.reason).inc()
         if report.degraded:
             metrics.degraded.inc()
-
-
-def read_model_card(models: Path | None, version: int) -> dict[str, Any] | None:
-    """Read the card of the version that is served; None where there is none to be read."""
-    if models is None:
-        return None
-    try:
-        text = (models / str(version) / MODEL_CARD_FILE).read_text("utf-8")
-        card: dict[str, Any] = json.loads(text)
-    except (OSError, ValueError) as error:
-        _LOG.warning("no model card for version %d: %s", version, error)
-        return None
-    return card
 
 
 def _offered(request: web.Request, options: Options, photographs: int) -> tuple[str, ...]:
@@ -298,25 +334,11 @@ def _pictures(request: web.Request, options: Options) -> tuple[str, ...]:
     return (f"image/{options.format}",) if "format" in request.query else wire.PICTURES
 
 
-def _media(request: web.Request, offered: Sequence[str]) -> str:
-    """Choose what the client's Accept likes best.
-
-    Raises:
-        NotAcceptable: it takes none of them.
-    """
-    chosen = preferred(header(request, "Accept"), offered)
-    if chosen is None:
-        raise NotAcceptable(
-            f"What you asked for is answered as {' or '.join(offered)}: name one in `Accept`, or "
-            "leave the header out."
-        )
-    return chosen
-
-
 async def _file(request: web.Request, name: str) -> web.Response:
     if name not in PAGE_FILES:
         raise NotFound("There is no such file. The pages are at / and /docs.")
-    body = files("gateway").joinpath("page", name).read_bytes()
+    folder = COLOR_TABLES.parent.name if name == COLOR_TABLES.name else "page"
+    body = files("gateway").joinpath(folder, name).read_bytes()
     return await reply(request, body, PAGE_FILES[name], _PAGE_HEADERS)
 
 

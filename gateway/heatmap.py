@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,10 @@ Colormap = Literal["jet", "turbo", "viridis"]
 PictureFormat = Literal["png", "jpeg", "webp"]
 
 COLORMAPS: tuple[Colormap, ...] = ("jet", "turbo", "viridis")
-"""The rows of ``colormaps.png``, from the top."""
+"""The rows of ``COLOR_TABLES``, from the top."""
+
+COLOR_TABLES = PurePath("reference/colormaps.png")
+"""256 colours for each of the maps; the page draws with them too."""
 
 _HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
 
@@ -76,6 +80,6 @@ def encode(picture: Image.Image, picture_format: PictureFormat) -> bytes:
 @cache
 def _palette(colormap: Colormap) -> bytes:
     """256 RGB triples. The tables are Matplotlib's; a test compares them."""
-    with files("gateway").joinpath("reference/colormaps.png").open("rb") as file:
+    with files("gateway").joinpath(*COLOR_TABLES.parts).open("rb") as file:
         rows = np.asarray(Image.open(file).convert("RGB"))
     return bytes(rows[COLORMAPS.index(colormap)].tobytes())

@@ -6,6 +6,7 @@ header alone; only then is it known what decoding it would take.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -77,14 +78,15 @@ class Photograph:
 
     ``width`` and ``height`` are the upright photograph's, in pixels; ``picture`` is that, RGB,
     at most ``LARGEST_SIDE`` in either direction; ``tensor`` is uint8 [224, 224, 3], the whole
-    photograph stretched; ``format`` is one of ``FORMATS``; ``first_of_several`` says that the
-    file holds more pictures, which were not read.
+    photograph stretched, and ``fingerprint`` tells it from every other; ``format`` is one of
+    ``FORMATS``; ``first_of_several`` says that the file holds more pictures, which were not read.
     """
 
     width: int
     height: int
     picture: Image.Image
     tensor: NDArray[np.uint8]
+    fingerprint: str
     format: str
     first_of_several: bool = False
 
@@ -124,7 +126,7 @@ def decode(opened: Opened) -> Photograph:
         picture, size = _decode(image, opened.factor)
         tensor = to_tensor(picture)
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return Photograph(*size, picture, tensor, opened.format, several)
+    return Photograph(*size, picture, tensor, fingerprint(tensor), opened.format, several)
 
 
 def read_photograph(data: bytes, max_pixels: int) -> Photograph:
@@ -134,6 +136,11 @@ def read_photograph(data: bytes, max_pixels: int) -> Photograph:
         MissingPhotograph, UnsupportedMedia, PhotographTooLarge, UnreadablePhotograph: as above.
     """
     return decode(open_photograph(data, max_pixels))
+
+
+def fingerprint(tensor: NDArray[np.uint8]) -> str:
+    """Identify what the model sees, however its file was written: 32 hexadecimal digits."""
+    return hashlib.blake2b(tensor.tobytes(), digest_size=16).hexdigest()
 
 
 def reduction(width: int, height: int) -> int:

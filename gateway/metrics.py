@@ -27,6 +27,9 @@ _SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 WITHIN, LATE, FAILED = "within_target", "late", "failed"
 """What can become of a photograph that was fit to be answered."""
 
+_CELLS = (1, 10, 50, 100, 200, 400, 1000, 2000)
+"""Photographs of a series; laboratories count 100, 200 or 400 cells."""
+
 _OPENMETRICS = "application/openmetrics-text"
 
 
@@ -107,7 +110,7 @@ class Metrics:
         )
         self.refusals = Counter(
             "hemavision_refused_total",
-            "Photographs not let in, by reason: client, queue, wait or deadline.",
+            "Photographs not let in, by reason: client, queue, wait, deadline or memory.",
             ["reason"],
             registry=self.registry,
         )
@@ -138,6 +141,12 @@ class Metrics:
             "hemavision_abstentions_total",
             "Photographs whose answer is not to be taken, by reason.",
             ["reason"],
+            registry=self.registry,
+        )
+        self.series = Histogram(
+            "hemavision_series_photographs",
+            "Photographs of a series that was counted.",
+            buckets=_CELLS,
             registry=self.registry,
         )
         self.errors = Counter(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from aiohttp import hdrs, web, web_response
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
@@ -27,11 +29,14 @@ CLIENT = web.RequestKey("client", str)
 """The name of the key that a request came with; unset where none was asked for."""
 MODEL_VERSION = web.RequestKey("model_version", int)
 """The version that answered; unset where none was asked or none answered."""
+HELD = web.RequestKey("held", AsyncExitStack)
+"""What a request holds until its reply is made, whatever becomes of it."""
+PROBLEM = web.RequestKey("problem", str)
+"""The name of the problem that a request ended in; unset where it did not."""
 MALFORMED = web.RequestKey("malformed", str)
 """Why a request is no HTTP; unset where it is."""
 
 _TRACE = web.RequestKey("trace", Trace)
-_PROBLEM = web.RequestKey("problem", str)
 _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG = logging.getLogger("gateway.access")
@@ -48,29 +53,45 @@ class Problem(NamedTuple):
 
 
 ERROR_STATUS: dict[type[errors.HemaVisionError], Problem] = {
-    errors.MalformedRequest: Problem(400, "malformed-request", "The request is broken"),
+    errors.MalformedRequest: Problem(400, "malformed-request", "Broken request"),
     errors.NotFound: Problem(404, "not-found", "Not Found"),
     errors.NotAcceptable: Problem(406, "not-acceptable", "There is no reply in that format"),
     errors.InvalidOption: Problem(400, "invalid-option", "An option cannot be used"),
-    errors.MissingPhotograph: Problem(400, "missing-photograph", "There is no photograph"),
-    errors.UnsupportedMedia: Problem(415, "unsupported-media", "This is not a picture we read"),
+    errors.MissingPhotograph: Problem(400, "missing-photograph", "No photograph"),
+    errors.UnsupportedMedia: Problem(415, "unsupported-media", "Unsupported format"),
     errors.UnreadablePhotograph: Problem(422, "unreadable-photograph", "Unreadable photograph"),
     errors.PhotographTooLarge: Problem(413, "photograph-too-large", "Photograph too large"),
     errors.TooManyParts: Problem(413, "too-many-parts", "Too many parts in the form"),
-    errors.UploadTooSlow: Problem(408, "upload-too-slow", "The body did not arrive in time"),
-    errors.TooManyAtOnce: Problem(429, "too-many-at-once", "Too many photographs of one client"),
-    errors.KeyRequired: Problem(401, "key-required", "A key is needed"),
+    errors.SeriesTooLarge: Problem(413, "series-too-large", "Too much in one series"),
+    errors.UnreadableZip: Problem(422, "unreadable-zip", "Unreadable zip"),
+    errors.InvalidCells: Problem(400, "invalid-cells", "What is said of the cells is unusable"),
+    errors.NoCells: Problem(422, "no-cells", "No photograph could be read"),
+    errors.UploadTooSlow: Problem(408, "upload-too-slow", "Upload too slow"),
+    errors.TooManyAtOnce: Problem(429, "too-many-at-once", "Too many photographs at once"),
+    errors.KeyRequired: Problem(401, "key-required", "API key required"),
     errors.RateExceeded: Problem(429, "rate-exceeded", "Too many requests with this key"),
     errors.Overloaded: Problem(503, "overloaded", "Too many requests at once"),
-    errors.Stopping: Problem(503, "stopping", "This process is about to end"),
-    errors.ModelUnavailable: Problem(503, "model-unavailable", "The model is not available"),
+    errors.NoRoom: Problem(507, "no-room", "There is no room for the zip"),
+    errors.Stopping: Problem(503, "stopping", "Stopping"),
+    errors.ModelUnavailable: Problem(503, "model-unavailable", "Model unavailable"),
     errors.ModelMisbehaved: Problem(502, "model-misbehaved", "The model's answer is unusable"),
 }
 """Every error that a request can end in; a test holds it against the tree in ``errors``."""
 
-# aiohttp names its version, to attackers above all, and asks no middleware where the request is
-# no HTTP
-web_response.SERVER_SOFTWARE = "hemavision"  # type: ignore[attr-defined]  # no other way is public
+_Told = tuple[Problem, str, dict[str, str]]
+"""What a client is told of an error: its kind, a sentence, and headers."""
+
+_GONE: _Told = (  # nobody reads this
+    Problem(499, "client-gone", "The client closed the connection"),
+    "The connection was closed before the photograph had arrived.",
+    {},
+)
+_FAULT: _Told = (
+    Problem(500, "internal-error", "Internal error"),
+    "This is a fault of the service. Please report it with the request id.",
+    {},
+)
+
 # where a handler says nothing else
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -109,9 +130,7 @@ def surround(metrics: Metrics, begin: Begin, lifecycle: Lifecycle) -> Middleware
         try:
             with lifecycle.request(), tracing.following(trace):
                 response = await _answer(request, handler, metrics)
-                for name, value in (_HEADERS | (_TLS_ONLY if request.secure else {})).items():
-                    response.headers.setdefault(name, value)
-                if lifecycle.stopping:
+                if lifecycle.stopping and not response.prepared:
                     response.force_close()
                 status = response.status
                 _record(request, status, trace.elapsed_ms, metrics)
@@ -122,8 +141,16 @@ def surround(metrics: Metrics, begin: Begin, lifecycle: Lifecycle) -> Middleware
     return middleware
 
 
+def client_of(request: web.Request) -> str:
+    """Whose request it is: the name of its key, or else its address."""
+    return request.get(CLIENT) or request.remote or ""
+
+
 async def announce(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the request's ids and times to a reply that is about to be sent."""
+    """Add the usual headers, ids and times to a reply that is about to be sent, and no version."""
+    for name, value in (_HEADERS | (_TLS_ONLY if request.secure else {})).items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "hemavision"  # aiohttp would name its own, to attackers above all
     trace = request.get(_TRACE)
     if trace is None:  # what came was no HTTP, and passed no middleware
         return
@@ -136,47 +163,60 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> web.StreamResponse:
     try:
-        _refuse_malformed(request)
-        return await handler(request)
-    except errors.HemaVisionError as error:
-        problem, detail = ERROR_STATUS[type(error)], str(error)
-        for note in getattr(error, "__notes__", ()):
-            _LOG.warning("request %s: %s", request[REQUEST_ID], note)
-        headers = _retry_after(error) | _challenge(error)
-    except web.HTTPException as error:  # aiohttp's own: no such route, wrong method, bad request
-        problem = Problem(error.status, _slug(error.reason), error.reason)
-        detail = _detail(request, error)
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    except ConnectionResetError:  # the client went away; nobody reads this
-        problem = Problem(499, "client-gone", "The client closed the connection")
-        detail, headers = "The connection was closed before the photograph had arrived.", {}
-    except Exception:  # noqa: BLE001  # logged, and told to the client as ours
-        _LOG.exception("request %s failed", request[REQUEST_ID])
-        problem = Problem(500, "internal-error", "Internal error")
-        detail = "This is a fault of the service. Please report it with the request id."
-        headers = {}
-    request[_PROBLEM] = problem.name
-    metrics.errors.labels(problem.name).inc()
-    body = wire.problem_json(
-        problem.name, problem.title, problem.status, detail, request[REQUEST_ID]
-    )
+        async with AsyncExitStack() as held:
+            request[HELD] = held
+            _refuse_malformed(request)
+            return await handler(request)
+    except Exception as error:  # noqa: BLE001  # each is told to the client
+        kind, detail, headers = _told(request, error)
+    request[PROBLEM] = kind.name
+    body = _counted(kind, detail, request[REQUEST_ID], metrics)
     return web.json_response(
-        body, status=problem.status, headers=headers, content_type="application/problem+json"
+        text=json.dumps(body) + "\n",
+        status=kind.status,
+        headers=headers,
+        content_type="application/problem+json",
     )
+
+
+def problem_of(error: errors.HemaVisionError, request_id: str, metrics: Metrics) -> wire.Problem:
+    """Log, count and describe an error that is one of several answers of a request."""
+    return _counted(_kind(error, request_id), str(error), request_id, metrics)
+
+
+def _counted(kind: Problem, detail: str, request_id: str, metrics: Metrics) -> wire.Problem:
+    metrics.errors.labels(kind.name).inc()
+    return wire.problem_json(kind.name, kind.title, kind.status, detail, request_id)
+
+
+def _kind(error: errors.HemaVisionError, request_id: str) -> Problem:
+    for note in getattr(error, "__notes__", ()):  # for the operator alone
+        _LOG.warning("request %s: %s", request_id, note)
+    return ERROR_STATUS[type(error)]
+
+
+def _told(request: web.Request, error: Exception) -> _Told:
+    if isinstance(error, errors.HemaVisionError):
+        headers = _retry_after(error) | _challenge(error)
+        return _kind(error, request[REQUEST_ID]), str(error), headers
+    if isinstance(error, web.HTTPException):
+        return _told_by_aiohttp(request, error)
+    if isinstance(error, ConnectionResetError):
+        return _GONE
+    _LOG.error("request %s failed", request[REQUEST_ID], exc_info=error)
+    return _FAULT
+
+
+def _told_by_aiohttp(request: web.Request, error: web.HTTPException) -> _Told:
+    """No such route, wrong method, bad request."""
+    headers = {"Allow": _allowed(error)} if "Allow" in error.headers else {}
+    kind = Problem(error.status, _slug(error.reason), error.reason)
+    return kind, _detail(request, error), headers
 
 
 def _refuse_malformed(request: web.Request) -> None:
     if MALFORMED in request:
         raise errors.MalformedRequest(f"This is no HTTP request ({request[MALFORMED][:200]}).")
-
-
-def problem_of(
-    error: errors.RequestError | errors.ServiceError, request_id: str, metrics: Metrics
-) -> wire.Problem:
-    """Count an error that is one of several answers of a request, and describe it."""
-    kind = ERROR_STATUS[type(error)]
-    metrics.errors.labels(kind.name).inc()
-    return wire.problem_json(kind.name, kind.title, kind.status, str(error), request_id)
 
 
 def _retry_after(error: errors.HemaVisionError) -> dict[str, str]:
@@ -204,8 +244,12 @@ def _detail(request: web.Request, error: web.HTTPException) -> str:
     if error.status == 404:
         return f"There is nothing at {request.path[:80]}. See /docs for the routes."
     if error.status == 405:
-        return f"{request.path[:80]} takes {error.headers.get('Allow', 'other methods')}."
+        return f"{request.path[:80]} takes {_allowed(error) or 'other methods'}."
     return error.text or error.reason
+
+
+def _allowed(error: web.HTTPException) -> str:
+    return ", ".join(error.headers.get("Allow", "").split(","))
 
 
 def _caller(request: web.Request) -> TraceContext | None:
@@ -243,7 +287,7 @@ def _record(request: web.Request, status: int, milliseconds: float, metrics: Met
         "status": status,
         "duration_ms": round(milliseconds, 2),
         "bytes_in": request.content.total_raw_bytes if request.body_exists else 0,
-        "problem": request.get(_PROBLEM),
+        "problem": request.get(PROBLEM),
         "model_version": request.get(MODEL_VERSION),
     }
     known = {name: value for name, value in line.items() if value is not None}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gateway import contract, tracing
 from gateway.breaker import Breaker
 from gateway.deadline import Deadline
-from gateway.errors import HemaVisionError, ModelMisbehaved, ModelUnavailable, Overloaded
+from gateway.errors import ModelMisbehaved, ModelUnavailable, Overloaded, ServiceError
 from gateway.protos import serving_pb2 as pb
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Observe = Callable[[str, str, str, float], None]
 """Told of each call: its signature, the model's version (each empty where there is none), the
 gRPC status and the seconds that it took, gRPC's own retry included."""
 
-GRPC_ERRORS: dict[StatusCode, type[HemaVisionError]] = {
+GRPC_ERRORS: dict[StatusCode, type[ServiceError]] = {
     # all of the server's threads are busy
     StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     # no server, no model in it, or no answer in time: later it may work
@@ -57,7 +57,7 @@ GRPC_ERRORS: dict[StatusCode, type[HemaVisionError]] = {
 }
 """What each gRPC status means here; OK raises nothing."""
 
-_ADVICE: dict[type[HemaVisionError], str] = {
+_ADVICE: dict[type[ServiceError], str] = {
     Overloaded: "The model is busy. Try again in a moment.",
     ModelUnavailable: "No model answers at the moment. Try again shortly; if it lasts, tell the "
     "operator of this service.",
@@ -241,7 +241,7 @@ class ModelClient:
     async def _call(self, method: Any, request: Any, deadline: Deadline) -> Any:
         seconds = deadline.remaining()
         if not seconds:  # which gRPC would take for no deadline at all
-            raise ModelUnavailable(_LATE)
+            raise ModelUnavailable(_LATE, short_of_time=True)
         if not self._breaker.admit():
             raise self._left_alone()
         try:
@@ -295,10 +295,10 @@ class ModelClient:
     def _left_alone(self) -> ModelUnavailable:
         return ModelUnavailable(_ADVICE[ModelUnavailable], retry_after=self._breaker.pause())
 
-    def _translated(self, error: grpc.aio.AioRpcError) -> HemaVisionError:
+    def _translated(self, error: grpc.aio.AioRpcError) -> ServiceError:
         kind = GRPC_ERRORS[error.code()]
         late = error.code() is StatusCode.DEADLINE_EXCEEDED
-        translated = kind(_LATE if late else _ADVICE[kind])
+        translated = kind(_LATE if late else _ADVICE[kind], short_of_time=late)
         translated.add_note(f"{self._address}: {error.code().name}: {error.details()}")
         return translated
 

@@ -78,7 +78,8 @@ class Operation:
 
     ``body`` and ``replies`` map media types to a type of ``wire`` or to a JSON Schema;
     ``headers`` are those of a reply of this route alone;
-    ``errors`` are the refusals and failures that it can end in.
+    ``defaults`` holds its options' defaults, None the usual ones; ``errors`` are the refusals and
+    failures that it can end in.
     """
 
     method: str
@@ -86,8 +87,9 @@ class Operation:
     summary: str
     tag: str
     replies: Mapping[str, Any]
-    body: Mapping[str, Json] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
+    defaults: object = None
     path_options: tuple[Option, ...] = ()
     headers: tuple[str, ...] = ()
     errors: tuple[type[HemaVisionError], ...] = ()
@@ -111,7 +113,7 @@ def describe(
     schemas = Schemas()
     paths: Json = {}
     for operation in operations:
-        described = _operation(operation, problems, defaults, schemas)
+        described = _operation(operation, problems, operation.defaults or defaults, schemas)
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -164,7 +166,7 @@ class Schemas:
                 "type": "object",
                 "description": kind.__doc__,
                 "properties": {key: self.of(hint) for key, hint in fields.items()},
-                "required": list(fields),
+                "required": [key for key in fields if key in kind.__required_keys__],
             }
         return {"$ref": f"#/components/schemas/{name}"}
 
@@ -199,7 +201,7 @@ def _operation(
     if KeyRequired in operation.errors:
         described["security"] = _WHERE_ASKED_FOR
     if operation.body:
-        content = {media: {"schema": schema} for media, schema in operation.body.items()}
+        content = _content(operation.body, schemas)
         described["requestBody"] = {"required": True, "content": content}
     return described
 
@@ -223,10 +225,14 @@ def _reply(
     return {
         "description": description,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named},
-        "content": {
-            media: {"schema": dict(kind) if isinstance(kind, dict) else schemas.of(kind)}
-            for media, kind in content.items()
-        },
+        "content": _content(content, schemas),
+    }
+
+
+def _content(kinds: Mapping[str, Any], schemas: Schemas) -> Json:
+    return {
+        media: {"schema": dict(kind) if isinstance(kind, dict) else schemas.of(kind)}
+        for media, kind in kinds.items()
     }
 
 

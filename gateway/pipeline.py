@@ -7,6 +7,7 @@ once, and answers with probabilities and heat map together.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -21,7 +22,8 @@ from gateway import heatmap, imaging, quality
 from gateway.allowance import Allowance
 from gateway.annotation import Leukocyte, Reference
 from gateway.contract import CLASSES, PREDICTED_CLASS
-from gateway.deadline import Deadline, RecentCost
+from gateway.deadline import Clock, Deadline, RecentCost
+from gateway.errors import PhotographTooLarge
 from gateway.heatmap import Colormap, PictureFormat
 from gateway.model_client import Prediction
 from gateway.tracing import stage
@@ -96,7 +98,8 @@ class Report:
     """The answer; with ``doubts``, it is no more than the nearest of the classes.
 
     ``degraded`` says why the heat map that was asked for is left out; None: it is not.
-    ``timing_ms`` holds wait, prepare, predict, explain and their total.
+    ``timing_ms`` holds wait (to be let in, and for memory), prepare, predict, explain and their
+    total.
     """
 
     model_version: int
@@ -111,7 +114,13 @@ class Report:
     degraded: str | None
     quality: quality.Quality
     photograph: Image.Image
+    fingerprint: str
     timing_ms: dict[str, float]
+
+    @property
+    def service_seconds(self) -> float:
+        """What the answer took but for the waits."""
+        return (self.timing_ms["total"] - self.timing_ms["wait"]) / 1000
 
     def within(self, target_ms: float) -> bool:
         """Tell whether the answer took no longer than ``target_ms``, to what is reported of it."""
@@ -127,12 +136,14 @@ class Pipeline:
         workers: Executor,
         reference: Reference,
         max_pixels: int,
-        allowance: Allowance,
+        decoding: Allowance,
+        *,
+        clock: Clock = time.monotonic,
     ) -> None:
-        self._model, self._workers, self._allowance = model, workers, allowance
+        self._model, self._workers, self._decoding = model, workers, decoding
         self._reference, self._max_pixels = reference, max_pixels
-        self._asking = RecentCost()
-        self._drawing: defaultdict[str, RecentCost] = defaultdict(RecentCost)
+        self._asking = RecentCost(clock=clock)
+        self._drawing = defaultdict[str, RecentCost](lambda: RecentCost(clock=clock))
 
     async def classify(
         self, data: bytes, options: Options, deadline: Deadline, waited_ms: float = 0.0
@@ -141,11 +152,11 @@ class Pipeline:
 
         Raises:
             RequestError: the photograph cannot be read.
-            ServiceError: the model cannot be asked.
+            ServiceError: the model cannot be asked, or there is no memory for the photograph.
         """
         self._model.refuse_if_given_up()
         with stage("prepare") as prepare:
-            photograph, fitness = await self._prepare(data, deadline)
+            photograph, fitness, room_ms = await self._prepare(data, deadline)
         with stage("predict") as predict:
             prediction = await self._ask(photograph, options, deadline)
         with stage("explain") as explain:
@@ -164,15 +175,18 @@ class Pipeline:
             degraded=_DEGRADED if explanation is None and options.heatmap != "none" else None,
             quality=fitness,
             photograph=photograph.picture,
-            timing_ms=_timing(waited_ms, prepare.ms, predict.ms, explain.ms),
+            fingerprint=photograph.fingerprint,
+            timing_ms=_timing(waited_ms + room_ms, prepare.ms, predict.ms, explain.ms),
         )
 
     async def _prepare(
         self, data: bytes, deadline: Deadline
-    ) -> tuple[imaging.Photograph, quality.Quality]:
+    ) -> tuple[imaging.Photograph, quality.Quality, float]:
+        """Decode; the last value is how long that waited for memory, in milliseconds."""
         opened = await self._in_thread(imaging.open_photograph, data, self._max_pixels)
-        async with self._allowance.of(opened.weight, deadline.remaining()):
-            return await self._in_thread(_decode_and_assess, opened)
+        _check_weight(opened.weight, self._decoding.total)
+        async with self._decoding.of(opened.weight, deadline) as waited:
+            return *await self._in_thread(_decode_and_assess, opened), waited.ms
 
     async def _ask(
         self, photograph: imaging.Photograph, options: Options, deadline: Deadline
@@ -205,6 +219,14 @@ class Pipeline:
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._workers, lambda: function(*args, **kwargs))
+
+
+def _check_weight(weight: int, most: int) -> None:
+    if weight > most:
+        raise PhotographTooLarge(
+            f"Decoding this picture takes about {weight >> 20} MB of memory; at most {most >> 20} "
+            "MB are given to it. Scale it down, or save it as an ordinary (not progressive) JPEG."
+        )
 
 
 def _decode_and_assess(opened: imaging.Opened) -> tuple[imaging.Photograph, quality.Quality]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from gateway import heatmap, pipeline
 from gateway.contract import CLASSES
@@ -13,6 +13,7 @@ from gateway.errors import InvalidOption
 from gateway.pipeline import Options
 
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)
 _SHOWN = 40  # of what a client sent, in an answer to it
 
 
@@ -71,7 +72,32 @@ class Number:
         return {"type": "number", "minimum": self.least, "maximum": self.most}
 
 
-Option = Choice | Number
+@dataclass(frozen=True)
+class Name:
+    """An option that names something which the operator has: letters, digits, ``.``, ``_``, ``-``.
+
+    Whether there is such a thing is found out later.
+    """
+
+    name: str
+    meaning: str
+
+    def read(self, text: str) -> str:
+        """Read a value.
+
+        Raises:
+            InvalidOption: no name.
+        """
+        if not _NAME.fullmatch(text):
+            raise InvalidOption(f"`{self.name}` is a name, not {text[:_SHOWN]!r}.")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """Describe it as JSON Schema."""
+        return {"type": "string", "pattern": f"^{_NAME.pattern}$"}
+
+
+Option = Choice | Number | Name
 
 OPTIONS: tuple[Option, ...] = (
     Choice(
@@ -110,6 +136,39 @@ OPTIONS: tuple[Option, ...] = (
 OVERLAY_OPTIONS = tuple(one for one in OPTIONS if one.name not in ("heatmap", "degrade"))
 """Those of an overlay that is a reply by itself."""
 
+Sex = Literal["female", "male", "other", "unknown"]  # FHIR's administrative genders
+
+
+@dataclass(frozen=True)
+class SeriesOptions:
+    """What the client says of the blood, and how it wants it counted.
+
+    ``age`` is in years, None where it is not known; ``correction`` names a source of the model's
+    confusion.
+    """
+
+    age: float | None = None
+    sex: Sex = "unknown"
+    correction: str = "all"
+    heatmap: Literal["none", "overlay"] = "none"
+
+
+SERIES_OPTIONS: tuple[Option, ...] = (
+    Number("age", "Whose blood it is, in years; picks the normal ranges.", 0, 150),
+    Choice("sex", "Whose blood it is; picks the normal ranges.", get_args(Sex)),
+    Name(
+        "correction",
+        "On which photographs the model's own confusion was measured, to correct for it: all of "
+        "its card, one source of that, or `none`.",
+    ),
+    Choice(
+        "heatmap",
+        "Whether each photograph comes back with the map over it, or without, which is faster.",
+        ("none", "overlay"),
+    ),
+)
+"""The options of a series; each is a field of ``SeriesOptions``, which holds its default."""
+
 _IDLE = {
     "grid": {"alpha", "colormap", "format"},
     "none": {"alpha", "colormap", "degrade", "explain", "format", "resolution"},
@@ -117,11 +176,29 @@ _IDLE = {
 
 
 def read_options(query: Iterable[tuple[str, str]], accepted: Sequence[Option]) -> Options:
-    """Read names and values of a query; some routes accept only some of the options.
+    """Read the options of one photograph; some routes accept only some of them.
 
     Raises:
         InvalidOption: an unknown name, a repeated one, or a value that is not accepted.
     """
+    given = _given(query, accepted)
+    kind = given.get("heatmap", "overlay")
+    idle = sorted(_IDLE.get(kind, set()) & set(given))
+    if idle:
+        raise InvalidOption(f"With `heatmap={kind}`, {', '.join(idle)} would do nothing.")
+    return Options(**given)
+
+
+def read_series_options(query: Iterable[tuple[str, str]]) -> SeriesOptions:
+    """Read the options of a series.
+
+    Raises:
+        InvalidOption: as above.
+    """
+    return SeriesOptions(**_given(query, SERIES_OPTIONS))
+
+
+def _given(query: Iterable[tuple[str, str]], accepted: Sequence[Option]) -> dict[str, Any]:
     by_name = {option.name: option for option in accepted}
     given: dict[str, Any] = {}
     for name, value in query:
@@ -132,8 +209,4 @@ def read_options(query: Iterable[tuple[str, str]], accepted: Sequence[Option]) -
                 f"There is no option {name[:_SHOWN]!r}. Options are {', '.join(by_name)}."
             )
         given[name] = by_name[name].read(value)
-    kind = given.get("heatmap", "overlay")
-    idle = sorted(_IDLE.get(kind, set()) & set(given))
-    if idle:
-        raise InvalidOption(f"With `heatmap={kind}`, {', '.join(idle)} would do nothing.")
-    return Options(**given)
+    return given

@@ -6,13 +6,17 @@ import asyncio
 import hashlib
 import json
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import ETag, web
 
-from gateway.accept import takes_gzip
+from gateway.accept import preferred, takes_gzip
+from gateway.errors import NotAcceptable
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+FHIR = "application/fhir+json"
+HTML = "text/html"
 NO_STORE = {"Cache-Control": "no-store"}
 KEPT = {"Cache-Control": "no-cache"}  # to be kept, and asked about before each use
 _WORTH_COMPRESSING = 1024  # bytes; less than this fits one packet anyway
@@ -54,27 +58,90 @@ async def reply(
     return response
 
 
-def listed_reply(request: web.Request, results: list[bytes]) -> web.Response:
-    """Answer with a ``wire.Batch``, written one by one: with overlays, each may have megabytes."""
+def listed_reply(
+    request: web.Request,
+    results: list[bytes],
+    before: bytes = b'{"results": [',
+    after: bytes = b"]}",
+    *,
+    pictures: bool = True,
+) -> web.Response:
+    """Answer in JSON with a list, written one by one: with overlays, each may have megabytes.
+
+    Unless told otherwise the reply is a ``wire.Batch``.
+    """
     headers = {"Vary": "Accept-Encoding", **NO_STORE}
-    pieces = _pieces(results)
+    pieces = _pieces(results, before, after)
     if takes_gzip(header(request, "Accept-Encoding")):
         headers["Content-Encoding"] = "gzip"
-        pieces = _gzipped(pieces)
+        pieces = _gzipped(pieces, pictures=pictures)
     return web.Response(body=pieces, content_type=JSON, charset="utf-8", headers=headers)
 
 
-async def _pieces(results: list[bytes]) -> AsyncIterator[bytes]:
-    before = b'{"results": ['
+async def lines_reply(
+    request: web.Request, work: Callable[[Callable[[bytes], None]], Awaitable[None]]
+) -> web.StreamResponse:
+    """Answer with lines of JSON, as ``work`` tells of them; it ends when nobody reads any more.
+
+    They wait in memory: a client may send all it has before it reads the first. What ``work``
+    raises before that is raised.
+    """
+    response = web.StreamResponse(headers=NO_STORE)
+    response.content_type = NDJSON
+    try:
+        await _write_lines(request, response, work)
+    except Exception:
+        if response.prepared and request.transport is not None:
+            request.transport.abort()  # no second reply can follow the beginning of this one
+        raise
+    return response
+
+
+async def _write_lines(
+    request: web.Request,
+    response: web.StreamResponse,
+    work: Callable[[Callable[[bytes], None]], Awaitable[None]],
+) -> None:
+    lines: asyncio.Queue[bytes] = asyncio.Queue()
+    working = asyncio.ensure_future(work(lines.put_nowait))
+    working.add_done_callback(lambda _: lines.put_nowait(b""))
+    try:
+        while line := await lines.get():
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(line + b"\n")
+        await working
+        await response.write_eof()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def chosen_media(request: web.Request, offered: Sequence[str]) -> str:
+    """Choose what the client's Accept likes best.
+
+    Raises:
+        NotAcceptable: it takes none of them.
+    """
+    chosen = preferred(header(request, "Accept"), offered)
+    if chosen is None:
+        raise NotAcceptable(
+            f"What you asked for is answered as {' or '.join(offered)}: name one in `Accept`, or "
+            "leave the header out."
+        )
+    return chosen
+
+
+async def _pieces(results: list[bytes], before: bytes, after: bytes) -> AsyncIterator[bytes]:
     for index, result in enumerate(results):
         results[index] = b""  # once written, it is let go
         yield before + result
         before = b", "
-    yield b"]}\n"
+    yield after + b"\n"
 
 
-async def _gzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    compressor = _compressor(pictures=True)
+async def _gzipped(pieces: AsyncIterator[bytes], *, pictures: bool) -> AsyncIterator[bytes]:
+    compressor = _compressor(pictures=pictures)
     async for piece in pieces:
         if packed := await asyncio.to_thread(compressor.compress, piece):
             yield packed

@@ -6,19 +6,20 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway import errors, wire
+from gateway import errors, wire, wire_series
 from gateway.body import FIELD, FORM
 from gateway.handlers import PAGE_FILES, Handlers
 from gateway.imaging import FORMATS
 from gateway.openapi import Json, Operation
-from gateway.query import OPTIONS, OVERLAY_OPTIONS, Choice
-from gateway.reply import JSON
+from gateway.query import OPTIONS, OVERLAY_OPTIONS, SERIES_OPTIONS, Choice, SeriesOptions
+from gateway.reply import FHIR, HTML, JSON, NDJSON
+from gateway.upload import CELLS, ZIPS
 
 Handler = Callable[[Handlers, web.Request], Awaitable[web.StreamResponse]]
 
 _FILE: Json = {"type": "string", "format": "binary", "description": "A photograph."}
 _TEXT: Json = {"type": "string"}
-_PAGE = {"text/html": _TEXT}
+_PAGE = {HTML: _TEXT}
 _PICTURES = dict.fromkeys(wire.PICTURES, _FILE | {"description": "The overlay."})
 _RAW = {f"image/{name.lower()}": _FILE for name in FORMATS} | {"application/octet-stream": _FILE}
 
@@ -44,6 +45,28 @@ _PHOTOGRAPH = (
     *_MODEL,
 )
 _OPTIONS = (errors.InvalidOption, errors.NotAcceptable)
+_SERIES: Json = {
+    FORM: {
+        "type": "object",
+        "properties": {
+            FIELD: {"type": "array", "items": _FILE, "minItems": 1},
+            CELLS: {
+                **_TEXT,
+                "description": "What a reader says: a line of JSON for each photograph it is about,"
+                ' as {"file": "cell-7.jpg", "reader": "MONOCYTE"}.',
+            },
+        },
+        "required": [FIELD],
+    },
+    **dict.fromkeys(ZIPS, _FILE | {"description": "A zip of photographs."}),
+    JSON: wire_series.Recount,
+}
+_COUNTED: Json = {
+    JSON: wire_series.DifferentialReport,
+    NDJSON: wire_series.Line,
+    FHIR: {"type": "object", "description": "An HL7 FHIR R4 Bundle."},
+    HTML: {**_TEXT, "description": "One page to print and sign."},
+}
 
 ROUTES: tuple[tuple[Operation, Handler], ...] = (
     (
@@ -79,6 +102,34 @@ ROUTES: tuple[tuple[Operation, Handler], ...] = (
             "best. The header `X-Abstain` names the reasons not to take it.",
         ),
         Handlers.heatmap,
+    ),
+    (
+        Operation(
+            "POST",
+            "/v1/differential",
+            "Count the cells of a smear",
+            "Photographs",
+            replies=_COUNTED,
+            body=_SERIES,
+            options=SERIES_OPTIONS,
+            defaults=SeriesOptions(),
+            errors=(
+                *_PHOTOGRAPH,
+                *_OPTIONS,
+                errors.SeriesTooLarge,
+                errors.UnreadableZip,
+                errors.InvalidCells,
+                errors.NoCells,
+                errors.NoRoom,
+                errors.Stopping,
+            ),
+            details="Many photographs, each of one cell, are answered by how many there are of "
+            f"each class. Send a form with them as `{FIELD}`, or a zip. With `Accept: {NDJSON}` "
+            "there is a `PhotographLine` for each as it comes, and then a `ReportLine`, or a "
+            "`ProblemLine` where it came to nothing. A report that is sent back as JSON with "
+            "`readers` in it is counted anew, as these say.",
+        ),
+        Handlers.differential,
     ),
     (
         Operation(

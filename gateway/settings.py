@@ -191,6 +191,12 @@ class Settings:
     max_parts: int = _setting(20, _count)
     """Most parts of one form, and so most photographs of one request."""
 
+    max_series: int = _setting(1000, _count)
+    """Most photographs of one series."""
+
+    max_series_bytes: int = _setting(1024 * 1024 * 1024, _count)
+    """Largest series, all its photographs together, in bytes."""
+
     max_pixels: int = _setting(25_000_000, _count)
     """Largest photograph, in pixels (width x height)."""
 
@@ -198,7 +204,11 @@ class Settings:
 
     max_decoding: int = _setting(128 * 1024 * 1024, _count)
     """Memory for pictures while they are decoded, all together, in bytes. One that would take more
-    is refused, one that finds too little free waits."""
+    is refused; one that finds too little free waits a moment, and is refused with 503."""
+
+    max_upload_memory: int = _setting(128 * 1024 * 1024, _count)
+    """Memory for what is uploaded, of all requests but series together, in bytes. A request that
+    finds too little free waits a moment, and is refused with 503; none can have more than this."""
 
     max_in_flight: int = _setting(8, _count)
     """Photographs worked on at once. A TensorFlow Serving refuses more calls than 4 x its CPUs,
@@ -208,11 +218,13 @@ class Settings:
     """Photographs that wait to be let in; one more is refused at once with 503."""
 
     max_wait: float = _setting(0.15, _amount)
-    """Longest wait of a photograph to be let in, in seconds; then it is refused with 503."""
+    """Longest wait of a photograph to be let in, or for memory, in seconds; then it is refused
+    with 503."""
 
     client_share: float = _setting(0.5, _share)
-    """Share of all that are worked on or wait which one client (its key, or else its address) may
-    hold; beyond it, 429. Set 1 behind a proxy where there are no keys: it is one address."""
+    """Share of all that are worked on or wait, of the series, and of the memory for uploads, which
+    one client (its key, or else its address) may hold; beyond it, 429. Set 1 behind a proxy where
+    there are no keys: it is one address."""
 
     workers: int = _setting(_usable_cores(), _count)
     """Threads that decode photographs and draw overlays."""
@@ -227,8 +239,17 @@ class Settings:
     deadline: float = _setting(10.0, _amount)
     """Time of one request in seconds, from its head on; a client can ask for less."""
 
+    series_deadline: float = _setting(600.0, _amount)
+    """Time of one series in seconds, its upload included."""
+
     drain: float = _setting(0.5, _duration)
     """How long it still serves once it was told to stop and says so at /readyz, in seconds."""
+
+    # What it compares with
+
+    ranges: Path | None = _setting(None, _file)
+    """The laboratory's reference ranges, by age and sex; unset: those that ship with the gateway,
+    for adults."""
 
     # What is promised
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from PIL import Image
 
-from gateway import contract
+from gateway import contract, ranges
 from gateway.annotation import Leukocyte, Reference
 from gateway.heatmap import Colormap, PictureFormat, encode
 from gateway.pipeline import Heatmap, Options, Report, Resolution
@@ -35,6 +35,7 @@ Pixels = Annotated[int, Rule(minimum=1)]
 Version = Annotated[int, Rule(minimum=0)]
 Base64 = Annotated[str, Rule(contentEncoding="base64")]
 RequestId = Annotated[str, Rule(pattern="^[A-Za-z0-9._-]{1,64}$")]
+Fingerprint = Annotated[str, Rule(pattern="^[0-9a-f]{32}$")]
 _EACH = Rule(propertyNames={"enum": list(contract.CLASSES)}, required=list(contract.CLASSES))
 
 
@@ -177,6 +178,7 @@ class Classification(TypedDict):
     heatmap: Annotated[Overlay | Grid | None, "Where the class was seen, as asked."]
     degraded: Annotated[Degraded | None, "Null, unless the heat map asked for was left out."]
     quality: Quality
+    fingerprint: Annotated[Fingerprint, "Identifies what the model saw, whatever its file."]
     timing_ms: Timing
     target_ms: Annotated[Milliseconds, "The service's latency target."]
     within_target: Annotated[bool, "Whether `timing_ms.total` keeps to it."]
@@ -280,6 +282,7 @@ def report_json(
         "heatmap": heatmap_json(report.heatmap, options) if report.heatmap else None,
         "degraded": {"reason": "deadline", "detail": report.degraded} if report.degraded else None,
         "quality": quality_json(report.quality),
+        "fingerprint": report.fingerprint,
         "timing_ms": {
             "wait": timing["wait"],
             "prepare": timing["prepare"],
@@ -310,8 +313,8 @@ def quality_json(quality: PhotographQuality) -> Quality:
 
 
 def annotation_json(name: str, leukocyte: Leukocyte, statement: str) -> Annotation:
-    """The clinical context of one class."""
-    share = leukocyte.normal_range
+    """The clinical context of one class, with its range in adults."""
+    assert leukocyte.normal_range is not None  # every laboratory's file has adults' ranges
     return {
         "class": name,
         "name": leukocyte.name,
@@ -319,14 +322,19 @@ def annotation_json(name: str, leukocyte: Leukocyte, statement: str) -> Annotati
         "function": leukocyte.function,
         "significance": leukocyte.significance,
         "source": leukocyte.source,
-        "normal_range": {
-            "low": share.low,
-            "high": share.high,
-            "unit": share.unit,
-            "source": share.source,
-            "note": share.note,
-        },
+        "normal_range": normal_range_json(leukocyte.normal_range),
         "statement": statement,
+    }
+
+
+def normal_range_json(share: ranges.NormalRange) -> NormalRange:
+    """A class's share in the blood of healthy adults."""
+    return {
+        "low": share.low,
+        "high": share.high,
+        "unit": share.unit,
+        "source": share.source,
+        "note": share.note,
     }
 
 
@@ -367,6 +375,7 @@ def placement_json(rows: int) -> Placement:
 def predict_json(report: Report) -> OriginalAnswer:
     """The original application's reply, for its clients: percentages and base64 PNGs."""
     leukocyte, overlay = report.annotation, report.heatmap
+    assert leukocyte.normal_range is not None  # every laboratory's file has adults' ranges
     low, high = leukocyte.normal_range.low, leukocyte.normal_range.high
     return {
         "prediction": report.prediction,

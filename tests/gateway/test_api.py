@@ -428,7 +428,7 @@ async def test_routes_that_do_not_exist_are_problems_too(client):
     assert (await problem(await client.get("/v2/classify")))["status"] == 404
     refused = await client.get("/v1/classify")
     assert (await problem(refused))["status"] == 405
-    assert refused.headers["Allow"] == "OPTIONS,POST"
+    assert refused.headers["Allow"] == "OPTIONS, POST"
 
 
 async def test_a_request_id_is_kept_or_made(client):
@@ -575,21 +575,18 @@ async def test_an_upload_that_does_not_end_is_408(aiohttp_client, model_server):
     assert (await problem(response))["type"].endswith("upload-too-slow")
 
 
-class Dear(ModelClient):
-    """A model client whose maps take a second longer."""
-
-    async def explain(self, tensor, class_index, deadline):
-        """Explain, late."""
-        prediction = await super().explain(tensor, class_index, deadline)
-        await asyncio.sleep(1.0)
-        return prediction
-
-
 async def test_the_heat_map_is_left_out_where_there_is_no_time_and_the_client_agrees(
-    aiohttp_client, model_server, jpeg
+    aiohttp_client, model_server, jpeg, clock
 ):
     """Class and all else as ever, no map, and why."""
-    app = create_app(Settings(model_server=model_server), connect=Dear)
+
+    class Dear(ModelClient):
+        async def explain(self, tensor, class_index, deadline):
+            prediction = await super().explain(tensor, class_index, deadline)
+            clock.now += 1.0  # it took a second
+            return prediction
+
+    app = create_app(Settings(model_server=model_server), connect=Dear, clock=clock)
     client = await aiohttp_client(app)
     usual = await (await client.post("/v1/classify", data=form(jpeg))).json()
     assert usual["degraded"] is None
@@ -601,6 +598,18 @@ async def test_the_heat_map_is_left_out_where_there_is_no_time_and_the_client_ag
     assert "no time left" in body["degraded"]["detail"]
     assert body["prediction"] == usual["prediction"]
     assert "hemavision_degraded_total 1.0" in await (await client.get("/metrics")).text()
+
+
+async def test_probes_ask_the_model_server_once_a_second(aiohttp_client, model_server, clock):
+    """However many they are."""
+    client = await aiohttp_client(create_app(Settings(model_server=model_server), clock=clock))
+    for _ in range(2):
+        responses = await asyncio.gather(*(client.get("/readyz") for _ in range(5)))
+        assert {response.status for response in responses} == {200}
+        clock.now += 1.0
+    metrics = await (await client.get("/metrics")).text()
+    calls = re.findall(r'hemavision_rpc_duration_seconds_count\{.*signature="".*\} (\S+)', metrics)
+    assert calls == ["2.0"]
 
 
 async def test_a_dead_model_server_is_told_and_found_again(aiohttp_client, tiny_models, jpeg):

@@ -95,10 +95,11 @@ async def test_every_reply_is_strict(client, method, path, status):
 
 
 async def test_the_page_is_alone_and_may_use_nothing(client):
-    """No window that it opened or was opened by, no camera, no outside address, no plugin."""
+    """No window that it opened or was opened by, no outside address, no plugin; its own camera."""
     headers = (await client.get("/")).headers
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
-    for feature in ("camera", "microphone", "geolocation", "payment", "usb"):
+    assert "camera=(self)" in headers["Permissions-Policy"]
+    for feature in ("microphone", "geolocation", "payment", "usb"):
         assert f"{feature}=()" in headers["Permissions-Policy"]
     policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
     assert policy == {
@@ -106,6 +107,7 @@ async def test_the_page_is_alone_and_may_use_nothing(client):
         "script-src": "'self'",
         "style-src": "'self'",
         "img-src": "'self' data: blob:",
+        "font-src": "'self'",
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",

@@ -12,7 +12,8 @@ from PIL import Image
 
 from gateway.accept import preferred, takes_gzip
 from gateway.app import create_app
-from gateway.errors import SettingsError
+from gateway.errors import ModelUnavailable, SettingsError
+from gateway.model_client import ModelClient
 from gateway.routes import ROUTES
 from gateway.settings import Settings
 
@@ -52,7 +53,7 @@ async def test_every_path_tells_what_it_takes(client, path):
     assert METHODS[path] in response.headers["Allow"].split(", ")
     refused = await client.delete(path)
     assert await problem(refused) == (405, "method-not-allowed")
-    assert set(refused.headers["Allow"].split(",")) == set(response.headers["Allow"].split(", "))
+    assert set(refused.headers["Allow"].split(", ")) == set(response.headers["Allow"].split(", "))
 
 
 @pytest.mark.parametrize("path", METHODS)
@@ -210,6 +211,19 @@ async def test_a_list_ends_its_line(client, jpeg):
     assert body.count(b"\n") == 1
 
 
+async def test_a_refusal_ends_its_line(client):
+    """As an answer does."""
+    assert (await (await client.get("/nowhere")).read()).endswith(b"}\n")
+
+
+async def test_a_refused_method_names_the_others_as_options_does(client):
+    """One space after each comma, in the header and in the sentence."""
+    refused = await client.get("/v1/classify")
+    allowed = (await client.options("/v1/classify")).headers["Allow"]
+    assert refused.headers["Allow"] == allowed == "OPTIONS, POST"
+    assert (await refused.json(content_type=None))["detail"] == f"/v1/classify takes {allowed}."
+
+
 async def test_what_may_be_left_out_is_answered_in_json(client, jpeg):
     """An overlay by itself cannot say that it is missing."""
     accept = {"Accept": "image/png, application/json;q=0.1", **JPEG}
@@ -283,6 +297,29 @@ async def test_a_batch_without_a_model_is_503(aiohttp_client, jpeg):
     response = await client.post("/v1/classify", data=form(jpeg, jpeg))
     assert await problem(response) == (503, "model-unavailable")
     assert response.headers["Retry-After"] == "1"
+
+
+async def test_what_one_of_several_failed_of_is_in_the_log(
+    aiohttp_client, model_server, jpeg, caplog
+):
+    """As it would be of one alone: what the model server said, with the request's id."""
+
+    class Flaky(ModelClient):
+        async def explain(self, tensor, class_index, deadline):
+            if not calls:
+                calls.append(1)
+                error = ModelUnavailable("No model answers.")
+                error.add_note("10.0.0.1:8500: UNAVAILABLE: gone")
+                raise error
+            return await super().explain(tensor, class_index, deadline)
+
+    calls: list[int] = []
+    client = await aiohttp_client(create_app(Settings(model_server=model_server), connect=Flaky))
+    response = await client.post("/v1/classify", data=form(jpeg, jpeg))
+    results = (await response.json())["results"]
+    assert sorted(result.get("status", 200) for result in results) == [200, 503]
+    request_id = response.headers["X-Request-ID"]
+    assert f"request {request_id}: 10.0.0.1:8500: UNAVAILABLE: gone" in caplog.messages
 
 
 async def test_a_batch_leaves_places_to_others(aiohttp_client, model_server, jpeg):

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 
 from gateway.app import create_app
 from gateway.contract import CLASSES
+from gateway.model_client import ModelClient
 from gateway.settings import Settings
 
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -105,6 +106,40 @@ async def test_what_the_service_fails_is_counted_and_what_the_client_did_is_not(
     outcomes = {key[1]: n for key, n in found.items() if key[0] == "hemavision_photographs_total"}
     assert outcomes == {"failed": 1}
     assert found["hemavision_rpc_duration_seconds_count", "UNAVAILABLE", "gradcam", ""] == 1
+
+
+class Silent(ModelClient):
+    """A model client whose server does not answer in time."""
+
+    async def _call(self, method, request, deadline):
+        await asyncio.sleep(deadline.remaining())
+        return await super()._call(method, request, deadline)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "asked", "outcomes"),
+    [(0.2, "3600", {"failed": 1}), (0.2, None, {"failed": 1}), (30.0, "0.2", {})],
+)
+async def test_a_client_in_haste_costs_the_service_nothing(
+    aiohttp_client, model_server, jpeg, deadline, asked, outcomes
+):
+    """What came to nothing within the client's own time is not the service's failure."""
+    app = create_app(Settings(model_server=model_server, deadline=deadline), connect=Silent)
+    client = await aiohttp_client(app)
+    query = {"timeout": asked} if asked else {}
+    response = await client.post("/v1/classify", data=jpeg, headers=BINARY, params=query)
+    assert response.status == 503
+    found = await scrape(client)
+    counted = {key[1]: n for key, n in found.items() if key[0] == "hemavision_photographs_total"}
+    assert counted == outcomes
+    assert found["hemavision_errors_total", "model-unavailable"] == 1
+
+
+async def test_haste_excuses_no_other_failure(aiohttp_client, jpeg):
+    """A model server that is not there is the service's, however soon an answer is wanted."""
+    client = await aiohttp_client(create_app(Settings(model_server="127.0.0.1:1")))
+    await client.post("/v1/classify?timeout=5", data=jpeg, headers=BINARY)
+    assert (await scrape(client))["hemavision_photographs_total", "failed"] == 1
 
 
 async def test_outcomes_are_there_before_the_first_photograph(client):

@@ -236,8 +236,12 @@ async def test_no_answer_in_time_is_unavailable():
         await asyncio.Event().wait()
 
     async with serving(never) as client:
-        with pytest.raises(errors.ModelUnavailable, match="time that this request had left"):
+        with pytest.raises(errors.ModelUnavailable, match="this request had left") as caught:
             await client.predict(TENSOR, Deadline.after(0.1))
+        assert caught.value.short_of_time
+        with pytest.raises(errors.ModelUnavailable, match="this request had left") as caught:
+            await client.predict(TENSOR, Deadline.after(0.0))
+        assert caught.value.short_of_time
 
 
 async def test_no_server_is_unavailable():
@@ -247,6 +251,7 @@ async def test_no_server_is_unavailable():
         async with asyncio.timeout(10):
             await client.available_version(soon())
     assert caught.value.__notes__[0].startswith("127.0.0.1:1: UNAVAILABLE")
+    assert not caught.value.short_of_time
     await client.close()
 
 

@@ -130,6 +130,28 @@ async def test_other_replies_are_as_described(client, path):
     holds(body, path, "get", 200, "application/json")
 
 
+async def test_a_count_is_as_described(client, jpeg):
+    """One JSON, each of its lines, and what an earlier count is sent back as."""
+    path, media = "/v1/differential", "application/x-ndjson"
+    body = await (await client.post(f"{path}?heatmap=overlay", data=form(jpeg, jpeg, b"x"))).json()
+    holds(body, path, "post", 200, "application/json")
+    returned = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    jsonschema.validate(body, returned["schema"] | {"components": DOCUMENT["components"]})
+    for sent in (form(jpeg, b"x"), form(b"x")):
+        response = await client.post(path, data=sent, headers={"Accept": media})
+        for line in (await response.text()).splitlines():
+            holds(json.loads(line), path, "post", 200, media)
+
+
+def test_every_option_of_a_series_is_a_field_of_its_options():
+    """And its default is what holds where it is left out."""
+    names = [option.name for option in query.SERIES_OPTIONS]
+    assert sorted(names) == sorted(vars(query.SeriesOptions()))
+    for described in DOCUMENT["paths"]["/v1/differential"]["post"]["parameters"]:
+        default = getattr(query.SeriesOptions(), described["name"])
+        assert described["schema"].get("default") == default
+
+
 async def test_refusals_are_as_described(client, jpeg):
     """By status, with the names that the description lists for it."""
     small = io.BytesIO()

@@ -118,14 +118,16 @@ async def test_a_model_server_that_asks_for_a_certificate_gets_it(
 def test_https_is_served_strictly_and_the_console_speaks_it(
     serve, model_server, files, strangers, smear, tmp_path, capsys
 ):
-    """HSTS, TLS 1.2 at least, no HTTP; `check` and `classify` with --cacert, and not without."""
+    """HSTS, TLS 1.2 at least, no HTTP; with --cacert the console comes in, and not without."""
     settings = {"TLS_CERTIFICATE": files.certificate, "TLS_KEY": files.key}
     running = serve(MODEL_SERVER=model_server, **settings)
     url, photograph = running.url, tmp_path / "cell.png"
     smear.save(photograph)
     assert url.startswith("https://127.0.0.1:")
     assert cli.main(["check", "--url", url, "--cacert", str(files.ca)]) == 0
-    assert cli.main(["classify", str(photograph), "--url", url, "--cacert", str(files.ca)]) == 0
+    for command in ("classify", "differential"):
+        asked = [command, str(photograph), "--url", url, "--cacert", str(files.ca)]
+        assert cli.main(asked) == 0
     assert "ormal" in capsys.readouterr().out
     trusting = ssl.create_default_context(cafile=files.ca)
     with urllib.request.urlopen(f"{url}/livez", context=trusting) as response:

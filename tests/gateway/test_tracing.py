@@ -22,6 +22,7 @@ from gateway.protos import serving_pb2 as pb
 from gateway.recorder import Recorder
 from gateway.settings import Settings
 from gateway.telemetry import recorder
+from gateway.tracing import Trace
 
 IMAGE = {"Content-Type": "image/jpeg"}
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -339,3 +340,16 @@ def test_without_the_extra_its_switch_is_refused_and_nothing_else():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("SettingsError ")
     assert "install hemavision[tracing]" in run.stdout
+
+
+def test_a_stage_within_a_stage_counts_for_itself():
+    """The times of all stages add up to no more than the whole."""
+    trace = Trace("x", tracing.unrecorded("x", None))
+    with tracing.following(trace):
+        with tracing.stage("read") as read, tracing.stage("wait") as wait:
+            sum(range(200_000))
+        with tracing.stage("wait") as again:
+            pass
+    assert read.ms < wait.ms
+    assert trace.stages_ms == {"wait": wait.ms + again.ms, "read": read.ms}
+    assert sum(trace.stages_ms.values()) <= trace.elapsed_ms
