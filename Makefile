@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
 
-test: .venv/dev lint  ## what CI runs
+test: .venv/dev .venv/browser lint  ## what CI runs
 	$(BIN)/pytest
 
 lint: .venv/dev
@@ -49,3 +49,9 @@ clean:
 	@echo "installing, with what the tests need"
 	@$(UV) --editable '.[dev]'
 	@touch $@ .venv/run
+
+.venv/browser: .venv/uv
+	@command -v chromium >/dev/null || { echo "installing Chromium for the page's tests"; \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+		|| echo "no Chromium here: the page's tests will be skipped"
+	@touch $@
