@@ -31,8 +31,13 @@ function gallery() {
   changed();
 }
 
-/** Leave a photograph for its place among the others. */
+/** Leave a photograph for its place among the others; the browser's Back does the same. */
 function toGrid() {
+  if (history.state?.one) history.back();
+  else leave();
+}
+
+function leave() {
   const left = session.current;
   gallery();
   if (left) series.focus(left);
@@ -42,6 +47,7 @@ function render({ detail: photograph }) {
   const { current, photographs } = session;
   const view = !photographs.length ? "empty" : current ? "one" : "series";
   if (document.body.dataset.view !== view) {
+    if (view === "one" && photographs.length > 1 && !history.state?.one) history.pushState({ one: true }, "");
     document.body.dataset.view = view;
     scrollTo({ top: 0 });
   }
@@ -247,6 +253,9 @@ $("theme").addEventListener("click", () => {
   theme();
 });
 theme();
+addEventListener("popstate", () => {
+  if (session.current && session.photographs.length > 1) leave();
+});
 addEventListener("beforeunload", (event) => {
   if (session.photographs.length > 1) event.preventDefault(); // a series is hours of somebody's work
 });

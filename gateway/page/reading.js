@@ -33,7 +33,9 @@ export function show(reading) {
 }
 
 /** The answer; or that there is none, and which class would have come nearest. */
-function showVerdict({ abstain, abstain_reasons: doubts, confidence, prediction }) {
+function showVerdict({ abstain, abstain_reasons: doubts, confidence, prediction, probabilities }) {
+  const [, [second, chance]] = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+  say("second", abstain ? "" : words.verdict.next(cells[second], chance)); // a near tie is to be seen as one
   const name = cells[prediction];
   $("answer").classList.toggle("unsure", abstain);
   $("kicker").textContent = abstain ? words.verdict.none : words.verdict.likely;

@@ -73,6 +73,7 @@ export const words = {
     none: "No answer",
     unsure: "Not sure",
     confidence: (share) => `${percent(share)} confidence`,
+    next: (name, share) => `Next: ${name.toLowerCase()}, ${percent(share)}`,
     nearest: (name, share) => `Nearest of the four: ${name}, ${percent(share)}`,
     sharesUnsure: "What the model would say if it had to. For such a photograph these figures mean little.",
     shares: (count) => `Probability of each of the ${count} types the model knows`,

@@ -362,6 +362,28 @@ def test_a_readers_word_wins(visit, gateway, cells):
     page.locator("#count-rows").get_by_text("Other white cells").wait_for(state="detached")
 
 
+def test_a_photograph_of_a_series_is_opened_and_left(visit, gateway, cells):
+    """By a click and the browser's Back or Escape; the focus is where it was."""
+    page = visit(gateway.url, expected="Failed to load")
+    page.set_input_files("#files", sorted(cells.glob("[123].png")))
+    page.locator("#grid .answered").nth(2).wait_for()
+    for leave in (page.go_back, lambda: page.keyboard.press("Escape")):
+        page.click("#grid li:nth-child(2) .picture")
+        answered(page)
+        leave()
+        page.wait_for_selector("#grid", state="visible")
+        assert page.evaluate("document.activeElement.ariaLabel").startswith("Open 2.png")
+
+
+def test_the_page_is_soon_there(visit, gateway):
+    """In the browser's own measure, printed: a time is no bound on a shared machine; bytes are."""
+    page = visit(gateway.url)
+    timing = page.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
+    loaded = page.evaluate("performance.getEntriesByType('resource').map((r) => r.encodedBodySize)")
+    print(f"ready after {timing['domInteractive']:.0f} ms, loaded {timing['loadEventEnd']:.0f} ms")
+    assert sum(loaded) + timing["encodedBodySize"] < 100_000
+
+
 def test_a_count_is_saved_as_fhir_and_as_a_page(visit, gateway, cells):
     """Both are the server's."""
     page = visit(gateway.url, expected="Failed to load")
@@ -369,3 +391,9 @@ def test_a_count_is_saved_as_fhir_and_as_a_page(visit, gateway, cells):
     page.wait_for_selector("#count-rows tr")
     assert json.loads(saved(page, "#save-fhir"))["resourceType"] == "Bundle"
     assert b"Differential count" in saved(page, "#open-sheet")
+
+
+def test_every_place_has_a_name_of_its_own():
+    """No two elements share an id: the second would never be found."""
+    names = re.findall(r'\bid="([\w-]+)"', (PAGE / "index.html").read_text())
+    assert sorted(names) == sorted(set(names))
