@@ -303,6 +303,31 @@ def theme(request) -> str:
     return request.param
 
 
+def test_nothing_is_wrong_where_something_is_asked(
+    visit, gateway, gateway_of, cell, theme, tmp_path
+):
+    """Nor with the camera open, a key wanted, or the model away."""
+    page = visit(gateway.url, theme=theme, reduced_motion="reduce", permissions=["camera"])
+    page.click("#camera")
+    page.wait_for_selector("#shoot:not([disabled])")
+    blameless(page)
+    (tmp_path / "keys.toml").write_text(f'[lab]\nsha256 = "{"0" * 64}"\n')
+    for settings, there in (({"KEYS_FILE": tmp_path / "keys.toml"}, "#key-form"), ({}, "#notice")):
+        server = gateway_of("127.0.0.1:1", **settings)
+        page = visit(server.url, theme=theme, reduced_motion="reduce", expected="Failed to load")
+        page.set_input_files("#files", cell)
+        page.wait_for_selector(f"{there}:not([hidden])")
+        blameless(page)
+
+
+def test_a_folder_is_taken(visit, gateway, cells):
+    """Its pictures are asked about, the rest is counted as left out."""
+    page = visit(gateway.url, expected="Failed to load")
+    page.set_input_files("#folder", cells)
+    page.locator("#grid .answered").nth(2).wait_for()
+    assert "1 file of another kind left out" in page.inner_text("#notice")
+
+
 def blameless(page):
     """axe-core's rules for WCAG 2.2 AA, and its best practices."""
     found = Axe().run(page).response["violations"]
