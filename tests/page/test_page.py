@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import expect
 
 from gateway.handlers import PAGE_FILES
 
@@ -365,7 +366,7 @@ def test_a_series_is_counted_live(visit, gateway, cells, tmp_path):
     page.get_by_text("Same as 1.png").wait_for()
     page.get_by_text("3 cells counted").wait_for()
     assert "1 file of another kind left out" in page.inner_text("#notice")
-    assert page.locator("#grid .failed").count() == 1
+    expect(page.locator("#grid .failed")).to_have_count(1)
     report = json.loads(saved(page, "#save-count"))
     assert (report["basis"], report["totals"]["duplicates"]) == ("recount", 1)
 
@@ -379,7 +380,7 @@ def test_a_readers_word_wins(visit, gateway, cells):
     page.get_by_text("Other white cells").first.wait_for()
     assert "read by a person" in page.inner_text("#grid li:first-child .label")
     page.select_option("[name=certainty]", "corrected")
-    assert page.locator("#grid li:visible").count() == 1
+    expect(page.locator("#grid li:visible")).to_have_count(1)
     report = json.loads(saved(page, "#save-count"))
     assert report["totals"]["by_reader"] == 1
     page.select_option("[name=certainty]", "any")
