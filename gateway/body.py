@@ -82,16 +82,11 @@ async def read_photographs(
             "it more time."
         ) from error
     except _BROKEN as error:
-        raise _broken(error) from error
+        raise broken(error) from error
 
 
 async def _read(request: web.Request, limits: Limits, only_one: bool) -> list[bytes]:
-    coding = request.headers.get("Content-Encoding", "identity").lower()
-    if coding not in _CODINGS:
-        raise UnsupportedMedia(
-            f"A Content-Encoding of {coding[:40]!r} is not read here. Send the body as it is, or "
-            "with gzip or deflate."
-        )
+    check_coding(request)
     kind = request.content_type
     if kind == FORM:
         return await _read_form(request, limits, only_one)
@@ -101,7 +96,7 @@ async def _read(request: web.Request, limits: Limits, only_one: bool) -> list[by
             f"image/jpeg, or a multipart form with it as `{FIELD}`."
         )
     if (request.content_length or 0) > limits.photograph:
-        raise _too_large(limits)
+        raise too_large(limits.photograph)
     return [await _read_capped(request.content.readany, limits)]
 
 
@@ -137,7 +132,7 @@ async def _next(form: MultipartReader) -> MultipartReader | BodyPartReader | Non
     try:
         return await form.next()
     except RuntimeError as error:  # aiohttp's, where a part `_charset_` names none
-        raise _broken(error) from error
+        raise broken(error) from error
 
 
 class _Counted:
@@ -174,17 +169,33 @@ async def _read_capped(read: Callable[[], Awaitable[bytes]], limits: Limits) -> 
     while chunk := await read():
         data += chunk
         if len(data) > limits.photograph:
-            raise _too_large(limits)
+            raise too_large(limits.photograph)
     return bytes(data)
 
 
-def _too_large(limits: Limits) -> PhotographTooLarge:
+def check_coding(request: web.Request) -> None:
+    """Refuse a body that is encoded in a way that is not read.
+
+    Raises:
+        UnsupportedMedia: it is.
+    """
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding not in _CODINGS:
+        raise UnsupportedMedia(
+            f"A Content-Encoding of {coding[:40]!r} is not read here. Send the body as it is, or "
+            "with gzip or deflate."
+        )
+
+
+def too_large(most: int) -> PhotographTooLarge:
+    """Say that a photograph has more than ``most`` bytes."""
     return PhotographTooLarge(
-        f"A photograph may have at most {limits.photograph:,} bytes. Scale it down or compress it."
+        f"A photograph may have at most {most:,} bytes. Scale it down or compress it."
     )
 
 
-def _broken(error: Exception) -> MalformedRequest:
+def broken(error: Exception) -> MalformedRequest:
+    """Say what aiohttp's readers made of a body that is broken."""
     return MalformedRequest(f"The body is broken ({_clean(str(error))}).")
 
 

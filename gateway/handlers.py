@@ -120,10 +120,8 @@ class Handlers:
     async def heatmap(self, request: web.Request) -> web.Response:
         """POST /v1/heatmap: one photograph -> the overlay itself."""
         options = read_options(request.query.items(), OVERLAY_OPTIONS)
-        media, deadline = (
-            chosen_media(request, _pictures(request, options)),
-            self._deadline(options),
-        )
+        media = chosen_media(request, _pictures(request, options))
+        deadline = self._deadline(options)
         (photograph,) = await self._read(request, deadline, only_one=True)
         return await self._overlay(request, photograph, options, deadline, media)
 

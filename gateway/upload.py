@@ -25,14 +25,13 @@ from typing import IO, Any, TypeVar, cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.body import FIELD, FORM
+from gateway.body import FIELD, FORM, broken, check_coding, too_large
 from gateway.deadline import Deadline
 from gateway.errors import (
     InvalidCells,
     MalformedRequest,
     MissingPhotograph,
     NoRoom,
-    PhotographTooLarge,
     RequestError,
     SeriesTooLarge,
     TooManyParts,
@@ -48,7 +47,6 @@ CELLS = "cells"
 ZIPS = ("application/zip", "application/x-zip-compressed")
 """A zip's media types: the registered one, and what Windows' browsers say."""
 
-_CODINGS = ("identity", "gzip", "deflate")
 _PIECE = 64 * 1024  # bytes of a zip at a time
 _IN_MEMORY = 4 * 1024 * 1024  # bytes of a zip, before it goes to a file
 _OTHER_PARTS = 16
@@ -117,7 +115,7 @@ class Upload:
             )
 
     def _check(self) -> None:
-        _check_coding(self._request)
+        check_coding(self._request)
         if self._request.content_type not in (FORM, *ZIPS):
             raise UnsupportedMedia(
                 f"A series is a multipart form with its photographs as `{FIELD}`, a zip "
@@ -193,10 +191,7 @@ class Upload:
             else:
                 data += piece
         if size > self._limits.photograph:
-            return PhotographTooLarge(
-                f"A photograph may have at most {self._limits.photograph:,} bytes. Scale it down "
-                "or compress it."
-            )
+            return too_large(self._limits.photograph)
         return bytes(data)
 
     async def _read_words(self, part: BodyPartReader) -> bytes:
@@ -258,7 +253,7 @@ async def read_report(request: web.Request, most: int, deadline: Deadline) -> by
     Raises:
         RequestError: what the client should change.
     """
-    _check_coding(request)
+    check_coding(request)
     body = bytearray()
     while piece := await _in_time(request.content.readany, deadline):
         body += piece
@@ -292,17 +287,7 @@ def _breakage_told() -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        said = str(error)[:80].encode(errors="replace").decode()
-        raise MalformedRequest(f"The body is broken ({said}).") from error
-
-
-def _check_coding(request: web.Request) -> None:
-    coding = request.headers.get("Content-Encoding", "identity").lower()
-    if coding not in _CODINGS:
-        raise UnsupportedMedia(
-            f"A Content-Encoding of {coding[:40]!r} is not read here. Send the body as it is, or "
-            "with gzip or deflate."
-        )
+        raise broken(error) from error
 
 
 async def _keep(file: IO[bytes], piece: bytes) -> None:

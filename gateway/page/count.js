@@ -10,7 +10,7 @@ const PAUSE = 400; // between two counts while answers come in, in milliseconds
 let counted = null; // the last report
 let waiting = null;
 let running = false;
-let wholly = 0; // sessions so far: an answer about an earlier one is let go
+let sessions = 0; // so far: an answer about an earlier one is let go
 let failed = () => {};
 
 /** `tell` is called with what keeps a count from being made or saved. */
@@ -27,7 +27,7 @@ export function listen(tell) {
 
 /** Let go of what was counted. */
 export function forget() {
-  wholly += 1;
+  sessions += 1;
   clearTimeout(waiting);
   waiting = null;
   show(null);
@@ -41,14 +41,14 @@ export function update() {
 async function count() {
   waiting = null;
   if (running) return update();
-  const body = answers(), mine = wholly;
+  const body = answers(), mine = sessions;
   if (!body.photographs.some(({ prediction }) => prediction)) return show(null);
   running = true;
   try {
     const report = await recount(body, blood());
-    if (mine === wholly) show(report);
+    if (mine === sessions) show(report);
   } catch (failure) {
-    if (mine === wholly) unmade(failure);
+    if (mine === sessions) unmade(failure);
   } finally {
     running = false;
   }
