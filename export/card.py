@@ -182,13 +182,14 @@ def _confusion(card: Card) -> Iterator[str]:
     yield ""
     yield (
         "Validation photographs of each class, and what they were answered; abstained from: too "
-        "unfamiliar. The gateway corrects a differential count by these (`/v1/differential`). "
-        "They chose the weights' epoch, so they flatter a little."
+        "unfamiliar. The gateway corrects a differential count by one of these "
+        "(`/v1/differential`), for photographs like those it was measured on. They chose the "
+        "weights' epoch, so they flatter a little."
     )
     yield ""
     for source, counts in card["confusion"].items():
         yield from _table(
-            (f"{source}/val" if source != "all" else "all", *card["classes"], "abstained"),
+            (f"{source}/val", *card["classes"], "abstained"),
             [(kind, *row) for kind, row in zip(card["classes"], counts, strict=True)],
         )
 

@@ -45,8 +45,8 @@ def study(
 ) -> dict[str, Any]:
     """Count slides of each composition and size from each source's photographs.
 
-    Each is counted without a correction (`none`), and corrected by its source's own confusion and
-    by that of `all`, as far as there are such.
+    Each is counted without a correction (`none`), and corrected by each source's confusion: its
+    own, and another laboratory's.
 
     Returns:
         What JSON can hold: for each source its photographs and its ``results``, one for each
@@ -62,8 +62,7 @@ def study(
     }
     for source in sorted({p.source for p in answers.photographs}):
         pool = pool_of(answers.where(lambda p, s=source: p.source == s))  # type: ignore[misc]  # bound
-        corrections: dict[str, Confusion | None] = {"none": None}
-        corrections |= {name: confusions[name] for name in (source, "all") if name in confusions}
+        corrections: dict[str, Confusion | None] = {"none": None, **confusions}
         report["sources"][source] = {
             "photographs": {name: len(pool[name]) for name in CLASSES},
             "results": _results(pool, corrections, slides, source),

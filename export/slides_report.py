@@ -29,7 +29,8 @@ _PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#
 def table(report: dict[str, Any]) -> dict[str, Any]:
     """Show a study as a table of text: ``about``, ``columns`` and ``rows``.
 
-    The rows are those corrected by all sources together, as the gateway does if not told otherwise.
+    The rows are those corrected by the source's own confusion; what another source's is worth is
+    told in ``about``.
     """
     photographs = "; ".join(
         f"{source}: " + ", ".join(f"{n} {kind}" for kind, n in found["photographs"].items())
@@ -39,29 +40,49 @@ def table(report: dict[str, Any]) -> dict[str, Any]:
         "about": f"{report['slides']} slides a row, drawn with replacement from test photographs "
         f"({photographs}). How often 95 % limits hold the true share, and how often a share is "
         "called low or high that is not: of four classes the one worst off. Told: how often a "
-        "share outside its range is called so. Corrected by what all sources' validation "
-        "photographs were taken for.",
+        "share outside its range is called so. Corrected by what validation photographs of the "
+        f"same source were taken for.{_elsewhere(report)}",
         "columns": list(COLUMNS),
         "rows": [
             _row(source, result)
             for source, found in report["sources"].items()
-            for result in _by_default(found["results"])
+            for result in _by_its_own(source, found["results"])
         ],
     }
 
 
-def _by_default(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [result for result in results if result["correction"] == "all"] or results
+def _by_its_own(source: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those corrected by the source's confusion; without a correction where it has none."""
+    own = [result for result in results if result["correction"] == source]
+    return own or [result for result in results if result["correction"] == "none"]
+
+
+def _elsewhere(report: dict[str, Any]) -> str:
+    """How often limits hold that were corrected by another laboratory's confusion, at worst."""
+    worst: dict[tuple[str, str], float] = {}
+    for source, found in report["sources"].items():
+        for result in found["results"]:
+            if result["correction"] not in (source, "none"):
+                pair = source, result["correction"]
+                worst[pair] = min(worst.get(pair, 1), _corrected(result))
+    if not worst:
+        return ""
+    cases = "; ".join(f"{of} by {by}: {_percent(held)}" for (of, by), held in worst.items())
+    return f" By another source's, which is not meant to hold, in the worst case {cases}."
+
+
+def _corrected(result: dict[str, Any]) -> float:
+    """How often corrected limits hold, for the class that is worst off."""
+    return float(min(row["corrected"] for row in result["classes"].values()))
 
 
 def _row(source: str, result: dict[str, Any]) -> list[str]:
     classes = result["classes"]
-    corrected = [row["corrected"] for row in classes.values() if row["corrected"] is not None]
     return [
         f"{source}, {result['composition']}",
         str(result["cells"]),
         _percent(min(row["raw"] for row in classes.values())),
-        _percent(min(corrected)) if corrected else "-",
+        _percent(_corrected(result)) if result["correction"] != "none" else "-",
         _percent(max(row["flagged_wrongly"] for row in classes.values())),
         "; ".join(f"{name} {_percent(classes[name]['told'])}" for name in _outside(classes)) or "-",
     ]
@@ -90,7 +111,7 @@ def write_figure(report: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 4.2 * len(sources)), layout="constrained")
     axes = figure.subplots(len(sources), 2, squeeze=False)
     for (left, right), (source, found) in zip(axes, sources.items(), strict=True):
-        results = _by_default(found["results"])
+        results = _by_its_own(source, found["results"])
         _draw_coverage(
             left,
             f"{source}/test: limits that hold the true share\n(a point a class and composition)",

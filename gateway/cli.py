@@ -259,8 +259,8 @@ def _describe_differential(differential: argparse.ArgumentParser) -> None:
     blood.add_argument(
         "--correction",
         metavar="NAME",
-        help="on which photographs the model's confusion was measured: all (the default), a "
-        "source of the model card, or none",
+        help="on which photographs the model's confusion was measured: a source of the model "
+        "card, largest (that of most photographs, the default), or none",
     )
     forms = differential.add_argument_group(
         "the report", "a table, unless standard output is taken"

@@ -62,7 +62,7 @@ from gateway.smear import Answer, Photograph, Smear
 from gateway.tracing import stage
 from gateway.upload import SeriesLimits, Upload, read_report
 
-_ALL, _NONE = "all", "none"  # corrections that are no source of the card
+_LARGEST, _NONE = "largest", "none"  # corrections that are no source of the card
 _BUSY = 5.0  # seconds, after which another series may have ended
 
 Classify = Callable[[web.Request, bytes, Options, Deadline], Awaitable[Report]]
@@ -232,7 +232,7 @@ class Counter:
 
     async def _check_correction(self, options: SeriesOptions, deadline: Deadline) -> None:
         """Refuse a correction that there is not before the work, and not after it."""
-        if options.correction not in (_ALL, _NONE):
+        if options.correction not in (_LARGEST, _NONE):
             version = await self.model.available_version(deadline)
             card = await asyncio.to_thread(read_card, self.models, version)
             confusion_of(card, options.correction)
@@ -425,18 +425,22 @@ class _Drawn:
 def confusion_of(card: Mapping[str, Any] | None, source: str) -> Confusion | None:
     """Find what is known of the model's confusion on photographs of ``source``.
 
+    ``largest`` is the source of most photographs, ``none`` no source at all.
+
     Raises:
         InvalidOption: nothing, and the source was named.
     """
     if source == _NONE:
         return None
     known = confusions_of(card)
-    if source not in known and source != _ALL:
+    if source == _LARGEST:
+        return max(known.values(), key=lambda confusion: confusion.photographs, default=None)
+    if source not in known:
         raise InvalidOption(
-            f"`correction` is one of {', '.join([*known, _NONE])}, as the model's card has it; not "
-            f"{source!r}."
+            f"`correction` is one of {', '.join([*known, _LARGEST, _NONE])}, as the model's card "
+            f"has it; not {source!r}."
         )
-    return known.get(source)
+    return known[source]
 
 
 def _weights(card: Mapping[str, Any] | None) -> str | None:

@@ -66,6 +66,11 @@ class Confusion:
     source: str
     counts: tuple[tuple[int, ...], ...]
 
+    @property
+    def photographs(self) -> int:
+        """How many it was measured on."""
+        return sum(map(sum, self.counts))
+
 
 @dataclass(frozen=True)
 class Corrected:
@@ -381,8 +386,8 @@ def _warnings(differential: Differential, unexplained: bool) -> Iterator[Remark]
         yield Remark(
             "other-photographs",
             "How often the model takes one class for another was measured on validation "
-            f"photographs (sources: {differential.confusion}), not on this laboratory's. On others "
-            "it may be more.",
+            f"photographs of {differential.confusion}, not on this laboratory's. On photographs "
+            "unlike those, these limits may miss the truth.",
         )
         if unexplained:
             yield UNEXPLAINED

@@ -149,7 +149,7 @@ class SeriesOptions:
 
     age: float | None = None
     sex: Sex = "unknown"
-    correction: str = "all"
+    correction: str = "largest"
     heatmap: Literal["none", "overlay"] = "none"
 
 
@@ -158,8 +158,8 @@ SERIES_OPTIONS: tuple[Option, ...] = (
     Choice("sex", "Whose blood it is; picks the normal ranges.", get_args(Sex)),
     Name(
         "correction",
-        "On which photographs the model's own confusion was measured, to correct for it: all of "
-        "its card, one source of that, or `none`.",
+        "On which photographs the model's own confusion was measured, to correct for it: a source "
+        "that its card names, `largest` (that of most photographs), or `none`.",
     ),
     Choice(
         "heatmap",

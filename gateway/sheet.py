@@ -136,7 +136,7 @@ def _reading(differential: Differential) -> str:
     other = "Other: another kind of cell, as a reader said. " if differential.other.count else ""
     corrected = (
         "Corrected: without the mistakes that the model made with validation photographs "
-        f"(sources: {differential.confusion}). "
+        f"of {differential.confusion}. "
         if any(share.corrected for share in differential.shares)
         else ""
     )

@@ -105,7 +105,7 @@ def test_the_correction_holds_what_raw_limits_miss() -> None:
 
 
 def test_every_source_is_studied_with_every_correction_there_is(tmp_path: Path) -> None:
-    """Without one, by its own confusion and by all; and shown as table, JSON and picture."""
+    """Without one, by its own confusion and another's; and shown as table, JSON and picture."""
     said, strange = [0, 1, 2, 3] * 3, [0.5] * 12
     one, other = (answered(source, "test", said, strange) for source in ("one", "other"))
     both = Answers(
@@ -113,13 +113,17 @@ def test_every_source_is_studied_with_every_correction_there_is(tmp_path: Path) 
         np.concatenate([one.logits, other.logits]),
         np.concatenate([one.unfamiliarity, other.unfamiliarity]),
     )
-    report = study(both, {"all": MEASURED, "one": MEASURED}, slides=1)
+    report = study(both, {"one": MEASURED}, slides=1)
     corrections = {
         source: {result["correction"] for result in found["results"]}
         for source, found in report["sources"].items()
     }
-    assert corrections == {"one": {"none", "one", "all"}, "other": {"none", "all"}}
+    assert corrections == {"one": {"none", "one"}, "other": {"none", "one"}}
     table = slides_report.table(report)
+    assert "in the worst case other by one: " in table["about"]
+    assert [row[3] == "-" for row in table["rows"]] == [
+        row[0].startswith("other") for row in table["rows"]
+    ]
     assert len(table["rows"]) == 2 * len(COMPOSITIONS) * len(CELLS)
     assert {len(row) for row in table["rows"]} == {len(table["columns"])}
     slides_report.write(report, tmp_path)
@@ -157,8 +161,8 @@ def test_the_command_puts_study_and_confusion_into_the_card(
     assert {k: v for k, v in after.items() if k not in new} == {
         k: v for k, v in before.items() if k not in new
     }
-    assert set(after["confusion"]) == {"all", "smears"}
-    assert sum(map(sum, after["confusion"]["all"])) == 8
+    assert set(after["confusion"]) == {"smears"}
+    assert sum(map(sum, after["confusion"]["smears"])) == 8
     assert weights.with_name("MODEL_CARD.md").read_text() == card.as_markdown(after)
     assert (weights.parent / "figures/slides.png").is_file()
     assert (tmp_path / "out/slides.json").is_file()

@@ -818,19 +818,19 @@ async def test_that_adults_are_assumed_is_told(client, cell):
 async def test_the_models_confusion_is_corrected_for_where_its_card_knows_it(
     gateway, cell, tmp_path
 ):
-    """By all that it was measured on, or by one source; not where nobody wants it."""
-    matrix = [[90 if i == j else 2 for j in range(4)] + [4] for i in range(4)]
-    card = {"confusion": {"all": matrix, "pbc": matrix}, "weights": {"sha256": "ab"}}
+    """By the largest source unless another is named; not where nobody wants it."""
+    few, many = ([[n if i == j else 2 for j in range(4)] + [4] for i in range(4)] for n in (30, 90))
+    card = {"confusion": {"bccd": few, "pbc": many}, "weights": {"sha256": "ab"}}
     (tmp_path / "1/assets.extra").mkdir(parents=True)
     (tmp_path / "1/assets.extra/model_card.json").write_text(json.dumps(card))
     client = await gateway(models=tmp_path)
-    for query, source in (("", "all"), ("?correction=pbc", "pbc"), ("?correction=none", None)):
+    for query, source in (("", "pbc"), ("?correction=bccd", "bccd"), ("?correction=none", None)):
         response = await client.post(ROUTE + query, data=form(map(cell, range(5))))
         body = await response.json()
         assert body["correction"] == (source and {"source": source})
         assert {share["corrected"] is None for share in body["shares"]} == {source is None}
-    response = await client.post(f"{ROUTE}?correction=bccd", data=form([cell(1)]))
-    assert "all, pbc, none" in await is_refused(response, 400, "invalid-option")
+    response = await client.post(f"{ROUTE}?correction=mars", data=form([cell(1)]))
+    assert "bccd, pbc, largest, none" in await is_refused(response, 400, "invalid-option")
 
 
 async def test_a_replaced_model_is_told(gateway, cell):

@@ -165,7 +165,7 @@ def test_each_class_has_its_row():
 def test_a_correction_has_a_column():
     """With its limits, and where the confusion was measured; without one there is none."""
     assert rows(READ)["Eosinophil"][3] == "16.7 % (10.9 to 25.2)"
-    assert "made with validation photographs (sources: the validation set)" in plain(READ)
+    assert "made with validation photographs of the validation set" in plain(READ)
     assert "Corrected" in Page(sheet.page(READ, MADE)).heads()
     assert "orrected" not in plain(COUNT)
 
