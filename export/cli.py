@@ -204,7 +204,7 @@ def _slides(given: argparse.Namespace) -> int:
     from export.release import card_of, write_card
     from export.report import confusions
     from export.slides import study
-    from gateway.differential import confusions_of
+    from gateway.confusion import confusions_of
 
     card = card_of(given.weights)
     photographs = [p for p in read_dataset(given.data) if p.split in ("val", "test")]

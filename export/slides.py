@@ -18,8 +18,9 @@ from rich.progress import track
 
 from export.evaluate import Answers
 from gateway.annotation import load_reference
+from gateway.confusion import Confusion
 from gateway.contract import CLASSES, FAMILIAR_UP_TO
-from gateway.differential import Cell, Confusion, Finding, Interval, Share, compare, count
+from gateway.differential import Cell, Finding, Interval, Share, compare, count
 
 COMPOSITIONS: dict[str, tuple[float, ...]] = {
     "normal": (3, 30, 6, 61),

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from gateway import contract, fhir, sheet, wire, wire_series
+from gateway import contract, wire, wire_series
 from gateway.allowance import Allowance, Shares
 from gateway.annotation import Reference
 from gateway.body import told_bytes
 from gateway.card import read_card
+from gateway.confusion import LARGEST, NONE, confusion_of
 from gateway.deadline import Deadline
-from gateway.differential import (
-    ADULTS_ASSUMED,
-    Confusion,
-    Differential,
-    Made,
-    confusions_of,
-    count,
-)
+from gateway.differential import ADULTS_ASSUMED, Made, count
+from gateway.documents import DOCUMENTS, Count
 from gateway.errors import (
     HemaVisionError,
-    InvalidOption,
     Overloaded,
     SeriesTooLarge,
     ServiceError,
@@ -47,8 +40,6 @@ from gateway.query import SeriesOptions, read_series_options
 from gateway.ranges import Band
 from gateway.recount import most_bytes, read_recount
 from gateway.reply import (
-    FHIR,
-    HTML,
     JSON,
     NDJSON,
     NO_STORE,
@@ -62,61 +53,10 @@ from gateway.smear import Answer, Photograph, Smear
 from gateway.tracing import stage
 from gateway.upload import SeriesLimits, Upload, read_report
 
-_LARGEST, _NONE = "largest", "none"  # corrections that are no source of the card
 _BUSY = 5.0  # seconds, after which another series may have ended
 
 Classify = Callable[[web.Request, bytes, Options, Deadline], Awaitable[Report]]
 """Has a photograph of a request classified."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """A counted series, to be shown in one way or another."""
-
-    smear: Smear
-    differential: Differential
-    made: Made
-    band: Band | None
-
-
-@dataclass(frozen=True)
-class Document:
-    """A form in which a count can be had, beside JSON and its lines."""
-
-    render: Callable[[Count], bytes]
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def _bundle(counted: Count) -> bytes:
-    heatmaps = list(_attachments(counted.smear))
-    return json.dumps(fhir.bundle(counted.differential, counted.made, heatmaps)).encode() + b"\n"
-
-
-def _page(counted: Count) -> bytes:
-    return sheet.page(counted.differential, counted.made).encode()
-
-
-def _attachments(smear: Smear) -> Iterator[fhir.Attachment]:
-    for photograph in smear.photographs:
-        if photograph.answer and photograph.answer.overlay:
-            drawn = photograph.answer.overlay
-            yield fhir.Attachment(
-                name=photograph.name or f"photograph {photograph.number}",
-                explained_class=drawn["explained_class"],
-                media_type=drawn["media_type"],
-                data=base64.b64decode(drawn["data"]),
-            )
-
-
-_SHEETS_POLICY = (
-    f"default-src 'none'; style-src '{sheet.STYLE_SHA256}'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-DOCUMENTS: Mapping[str, Document] = {
-    FHIR: Document(_bundle),
-    HTML: Document(_page, {"Content-Security-Policy": _SHEETS_POLICY}),
-}
-"""Each by its media type."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +172,7 @@ class Counter:
 
     async def _check_correction(self, options: SeriesOptions, deadline: Deadline) -> None:
         """Refuse a correction that there is not before the work, and not after it."""
-        if options.correction not in (_LARGEST, _NONE):
+        if options.correction not in (LARGEST, NONE):
             version = await self.model.available_version(deadline)
             card = await asyncio.to_thread(read_card, self.models, version)
             confusion_of(card, options.correction)
@@ -420,27 +360,6 @@ class _Drawn:
                 "photographs at once, or ask without `heatmap=overlay`."
             )
         self._told(photograph)
-
-
-def confusion_of(card: Mapping[str, Any] | None, source: str) -> Confusion | None:
-    """Find what is known of the model's confusion on photographs of ``source``.
-
-    ``largest`` is the source of most photographs, ``none`` no source at all.
-
-    Raises:
-        InvalidOption: nothing, and the source was named.
-    """
-    if source == _NONE:
-        return None
-    known = confusions_of(card)
-    if source == _LARGEST:
-        return max(known.values(), key=lambda confusion: confusion.photographs, default=None)
-    if source not in known:
-        raise InvalidOption(
-            f"`correction` is one of {', '.join([*known, _LARGEST, _NONE])}, as the model's card "
-            f"has it; not {source!r}."
-        )
-    return known[source]
 
 
 def _weights(card: Mapping[str, Any] | None) -> str | None:

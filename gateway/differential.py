@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import sqrt
-from typing import Any, Literal
+from typing import Literal
 
 from gateway.annotation import Leukocyte
+from gateway.confusion import Confusion
 from gateway.contract import CLASSES
 from gateway.correction import Tally, corrected_limits, corrected_shares, explains
 from gateway.limits import exact
@@ -53,23 +54,6 @@ class Interval:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How often the model took which class for which, on photographs it had not learnt from.
-
-    ``counts`` has a row for each class in ``contract.CLASSES`` and a column for each answer: the
-    classes in the same order, and last, abstaining. ``source`` says where it was measured.
-    """
-
-    source: str
-    counts: tuple[tuple[int, ...], ...]
-
-    @property
-    def photographs(self) -> int:
-        """How many it was measured on."""
-        return sum(map(sum, self.counts))
 
 
 @dataclass(frozen=True)
@@ -225,35 +209,6 @@ def count(
         confusion and differential.confusion and not explains(tally, confusion.counts)
     )
     return replace(differential, warnings=tuple(_warnings(differential, unexplained)))
-
-
-def confusions_of(card: Mapping[str, Any] | None) -> Mapping[str, Confusion]:
-    """Read the confusions of a model card by where they were measured; none of a card without.
-
-    One that does not fit the classes, or lacks a named photograph of one, corrects nothing.
-    """
-    found = (card or {}).get("confusion")
-    if not isinstance(found, Mapping):
-        return {}
-    return {
-        source: Confusion(source, tuple(map(tuple, counts)))
-        for source, counts in found.items()
-        if _is_confusion(counts)
-    }
-
-
-def _is_confusion(counts: object) -> bool:
-    return (
-        isinstance(counts, list)
-        and len(counts) == len(CLASSES)
-        and all(
-            isinstance(row, list)
-            and len(row) == len(CLASSES) + 1
-            and all(type(n) is int and n >= 0 for n in row)
-            and sum(row[:-1]) > 0
-            for row in counts
-        )
-    )
 
 
 def _tally(counted: Sequence[Cell]) -> Tally:

@@ -13,7 +13,8 @@ from gateway.imaging import FORMATS
 from gateway.openapi import Json, Operation
 from gateway.query import OPTIONS, OVERLAY_OPTIONS, SERIES_OPTIONS, Choice, SeriesOptions
 from gateway.reply import FHIR, HTML, JSON, NDJSON
-from gateway.upload import CELLS, ZIPS
+from gateway.upload import ZIPS
+from gateway.words import CELLS
 
 Handler = Callable[[Handlers, web.Request], Awaitable[web.StreamResponse]]
 

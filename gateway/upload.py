@@ -7,8 +7,6 @@ until all of it has come: in memory while it is small, then in a file without a 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -38,11 +36,9 @@ from gateway.errors import (
     UnsupportedMedia,
     UploadTooSlow,
 )
-from gateway.smear import WORDS, shown_name
+from gateway.smear import shown_name
+from gateway.words import CELLS, words_by_number
 from gateway.zipped import MAGIC, Zipped
-
-CELLS = "cells"
-"""Name of the form's part with a reader's words, a line of JSON each."""
 
 ZIPS = ("application/zip", "application/x-zip-compressed")
 """A zip's media types: the registered one, and what Windows' browsers say."""
@@ -142,7 +138,7 @@ class Upload:
                 if said is not None:
                     raise InvalidCells(f"There are two parts `{CELLS}`: send one.")
                 said = await self._read_words(part)
-        self.words = _by_number(said or b"", self._names)
+        self.words = words_by_number(said or b"", self._names)
 
     async def _of_part(self, part: BodyPartReader) -> AsyncIterator[Sent]:
         async def read_much() -> bytes:
@@ -305,37 +301,3 @@ async def _caught(read: Callable[[Any], bytes], entry: Any) -> bytes | RequestEr
         return await asyncio.to_thread(read, entry)
     except RequestError as error:
         return error
-
-
-def _by_number(lines: bytes, names: list[str | None]) -> dict[int, str]:
-    """Read a reader's words, and find the photograph that each is about."""
-    times, words = Counter(names), {}
-    for line in filter(None, map(bytes.strip, lines.splitlines())):
-        name, word = _word(line)
-        if times[name] != 1:
-            raise InvalidCells(
-                f"`{CELLS}` speaks of {name!r}, and {times[name] or 'no'} photographs are called "
-                "that. Count first, and send the report back with the words by number."
-            )
-        words[names.index(name) + 1] = word
-    return words
-
-
-def _word(line: bytes) -> tuple[str | None, str]:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict) or set(said) != {"file", "reader"}:
-        raise _unusable(line)
-    name = shown_name(said["file"]) if isinstance(said["file"], str) else None
-    if name is None or said["reader"] not in WORDS:
-        raise _unusable(line)
-    return name, said["reader"]
-
-
-def _unusable(line: bytes) -> InvalidCells:
-    return InvalidCells(
-        f'A line of `{CELLS}` is {{"file": NAME, "reader": WORD}}, and WORD one of '
-        f"{', '.join(WORDS)}; not {line[:80].decode(errors='replace')!r}."
-    )

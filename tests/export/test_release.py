@@ -17,8 +17,8 @@ from export.release import SHIPPED, ReleaseError, card_of, release
 from export.smear import draw_smear
 from export.train import RECIPES, data_digest
 from export.weights import sha256
+from gateway.confusion import confusions_of
 from gateway.contract import CLASSES
-from gateway.differential import confusions_of
 
 
 @pytest.fixture(scope="module")

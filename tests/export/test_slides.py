@@ -18,8 +18,9 @@ from export.slides import CELLS, COMPOSITIONS, draw_slide, judged, pool_of, simu
 from export.smear import draw_smear
 from export.weights import sha256
 from gateway.annotation import load_reference
+from gateway.confusion import Confusion
 from gateway.contract import CLASSES
-from gateway.differential import Cell, Confusion, Interval, compare, count
+from gateway.differential import Cell, Interval, compare, count
 
 PERFECT = {name: [name] for name in CLASSES}
 CONFUSED = {

@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.annotation import load_reference
+from gateway.confusion import Confusion, confusions_of
 from gateway.contract import CLASSES
 from gateway.differential import (
     NOT_COUNTED,
     OTHER,
     Cell,
-    Confusion,
     Interval,
     compare,
-    confusions_of,
     count,
 )
 from gateway.ranges import NormalRange

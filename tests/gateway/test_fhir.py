@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from gateway import fhir
 from gateway.annotation import load_reference
+from gateway.confusion import Confusion
 from gateway.contract import CLASSES
 from gateway.differential import (
     NOT_COUNTED,
     OTHER,
     Cell,
-    Confusion,
     Corrected,
     Differential,
     Interval,

@@ -15,11 +15,11 @@ import pytest
 
 from gateway import chart, finding, sheet
 from gateway.annotation import load_reference
+from gateway.confusion import Confusion
 from gateway.differential import (
     ADULTS_ASSUMED,
     NOT_COUNTED,
     Cell,
-    Confusion,
     Corrected,
     Differential,
     Finding,
