@@ -46,8 +46,8 @@ def study(
 ) -> dict[str, Any]:
     """Count slides of each composition and size from each source's photographs.
 
-    Each is counted without a correction (`none`), and corrected by each source's confusion: its
-    own, and another laboratory's.
+    Each is counted without a correction (`none`), and corrected by its source's own confusion: it
+    is not meant to hold for another laboratory's photographs.
 
     Returns:
         What JSON can hold: for each source its photographs and its ``results``, one for each
@@ -63,7 +63,9 @@ def study(
     }
     for source in sorted({p.source for p in answers.photographs}):
         pool = pool_of(answers.where(lambda p, s=source: p.source == s))  # type: ignore[misc]  # bound
-        corrections: dict[str, Confusion | None] = {"none": None, **confusions}
+        corrections: dict[str, Confusion | None] = {"none": None}
+        if source in confusions:
+            corrections[source] = confusions[source]
         report["sources"][source] = {
             "photographs": {name: len(pool[name]) for name in CLASSES},
             "results": _results(pool, corrections, slides, source),

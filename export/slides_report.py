@@ -29,8 +29,7 @@ _PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#
 def table(report: dict[str, Any]) -> dict[str, Any]:
     """Show a study as a table of text: ``about``, ``columns`` and ``rows``.
 
-    The rows are those corrected by the source's own confusion; what another source's is worth is
-    told in ``about``.
+    The rows are those corrected by the source's own confusion.
     """
     photographs = "; ".join(
         f"{source}: " + ", ".join(f"{n} {kind}" for kind, n in found["photographs"].items())
@@ -41,7 +40,7 @@ def table(report: dict[str, Any]) -> dict[str, Any]:
         f"({photographs}). How often 95 % limits hold the true share, and how often a share is "
         "called low or high that is not: of four classes the one worst off. Told: how often a "
         "share outside its range is called so. Corrected by what validation photographs of the "
-        f"same source were taken for.{_elsewhere(report)}",
+        "same source were taken for.",
         "columns": list(COLUMNS),
         "rows": [
             _row(source, result)
@@ -55,20 +54,6 @@ def _by_its_own(source: str, results: list[dict[str, Any]]) -> list[dict[str, An
     """Those corrected by the source's confusion; without a correction where it has none."""
     own = [result for result in results if result["correction"] == source]
     return own or [result for result in results if result["correction"] == "none"]
-
-
-def _elsewhere(report: dict[str, Any]) -> str:
-    """How often limits hold that were corrected by another laboratory's confusion, at worst."""
-    worst: dict[tuple[str, str], float] = {}
-    for source, found in report["sources"].items():
-        for result in found["results"]:
-            if result["correction"] not in (source, "none"):
-                pair = source, result["correction"]
-                worst[pair] = min(worst.get(pair, 1), _corrected(result))
-    if not worst:
-        return ""
-    cases = "; ".join(f"{of} by {by}: {_percent(held)}" for (of, by), held in worst.items())
-    return f" By another source's, which is not meant to hold, in the worst case {cases}."
 
 
 def _corrected(result: dict[str, Any]) -> float:

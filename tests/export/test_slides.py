@@ -106,7 +106,7 @@ def test_the_correction_holds_what_raw_limits_miss() -> None:
 
 
 def test_every_source_is_studied_with_every_correction_there_is(tmp_path: Path) -> None:
-    """Without one, by its own confusion and another's; and shown as table, JSON and picture."""
+    """Without one, and by its own confusion; and shown as table, JSON and picture."""
     said, strange = [0, 1, 2, 3] * 3, [0.5] * 12
     one, other = (answered(source, "test", said, strange) for source in ("one", "other"))
     both = Answers(
@@ -119,9 +119,8 @@ def test_every_source_is_studied_with_every_correction_there_is(tmp_path: Path) 
         source: {result["correction"] for result in found["results"]}
         for source, found in report["sources"].items()
     }
-    assert corrections == {"one": {"none", "one"}, "other": {"none", "one"}}
+    assert corrections == {"one": {"none", "one"}, "other": {"none"}}
     table = slides_report.table(report)
-    assert "in the worst case other by one: " in table["about"]
     assert [row[3] == "-" for row in table["rows"]] == [
         row[0].startswith("other") for row in table["rows"]
     ]
