@@ -92,6 +92,7 @@ def test_the_gateways_environment_is_of_its_settings():
     assert settings.model_server == "tf-serving:8500"
     assert {settings.model_label, settings.canary_label} == {"stable", "canary"}
     assert settings.canary_share == 0
+    assert settings.workers == service("gateway")["cpus"]  # they decode, which is all processor
 
 
 def test_the_canarys_share_is_set_by_a_variable():
@@ -151,11 +152,11 @@ def test_images_of_others_are_of_one_version(name):
     assert re.search(r":v?\d+\.\d+\.\d+$", service(name)["image"])
 
 
-def test_locust_is_the_version_that_was_tested():
-    """The image's is the one of constraints.txt."""
-    text = (ROOT / "constraints.txt").read_text()
-    version = re.search(r"^locust==([\d.]+)", text, re.MULTILINE)[1]
-    assert service("loadtest")["image"] == f"locustio/locust:{version}"
+def test_what_is_built_here_is_lasting():
+    """Its image has a tag that can be set: the last one is there to go back to."""
+    for name in ("tf-serving", "gateway"):
+        tagged = service(name, MODEL_TAG="7", GATEWAY_TAG="7")["image"]
+        assert tagged.endswith(":7")
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -6,6 +6,7 @@ The gateway's is rehearsed in tests/gateway/test_image.py.
 import fnmatch
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway import contract
 
@@ -20,10 +22,13 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILES = {
     "gateway": ROOT / "gateway/Dockerfile",
     "model": ROOT / "serving_config/Dockerfile",
+    "loadtest": ROOT / "loadtest/Dockerfile",
 }
+SERVED = ["gateway", "model"]
 CONTEXTS = {
     "gateway": ROOT / ".dockerignore",
     "model": ROOT / "serving_config/Dockerfile.dockerignore",
+    "loadtest": ROOT / "loadtest/Dockerfile.dockerignore",
 }
 
 # flags of tensorflow_model_server that a deployment may want, with what they take;
@@ -95,6 +100,11 @@ def test_the_image_says_what_it_is(image):
     for name in ("title", "description", "version", "revision"):
         assert f"org.opencontainers.image.{name}=" in labels
     assert instructions(image, "USER") == ["10001:10001"]
+
+
+@pytest.mark.parametrize("image", SERVED)
+def test_the_image_knows_how_it_is(image):
+    """A health check that needs nothing but the image."""
     assert words(image, "HEALTHCHECK")
 
 
@@ -258,6 +268,34 @@ def test_the_gateway_can_be_built_for_other_processors(tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert f"grpcio=={locked('grpcio')}" in found.stderr
+
+
+def test_the_load_tests_image_has_what_locust_needs(tmp_path):
+    """What its RUN line installs reads the file, with the options that compose gives."""
+    if not (ROOT / "loadtest/locustfile.py").exists():
+        pytest.skip("needs loadtest/locustfile.py")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "made"], check=True)
+    python = tmp_path / "made/bin/python"
+    (line,) = instructions("loadtest", "RUN")
+    install = line.partition("&&")[2].replace("--system --no-cache", f"--python {python}")
+    words = shlex.split(install)
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = instructions("loadtest", "ENTRYPOINT")
+    locust, *given = json.loads(entry)
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["loadtest"]
+    listed = subprocess.run(
+        [tmp_path / "made/bin" / locust, *given, *composed["command"], "--list"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.returncode == 0, listed.stderr  # 2 for an option that the file does not have
+    assert "Interactive" in listed.stdout + listed.stderr
 
 
 def test_what_git_ignores_is_named_where_it_is_copied():
