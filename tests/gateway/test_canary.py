@@ -285,6 +285,15 @@ async def test_a_version_that_is_still_loaded_stops_no_start(gateway, versions):
     assert (await client.get("/readyz")).status == 503
 
 
+async def test_a_label_that_goes_away_is_told(gateway, versions):
+    """The gateway runs on, and is not ready."""
+    client = await gateway(**LABELS)
+    del versions.labels["stable"]
+    reply = await client.get("/readyz")
+    assert reply.status == 502
+    assert (await reply.json(content_type=None))["type"].endswith("model-misbehaved")
+
+
 def test_serve_refuses_an_unknown_label_in_one_sentence(refused, model_server):
     """The local model server gives no labels, and says so as the real one does."""
     said = refused(MODEL_SERVER=model_server, MODEL_LABEL="stabel")
