@@ -11,7 +11,7 @@ import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from gateway import contract
-from gateway.settings import PREFIX, Settings
+from gateway.settings import PREFIX
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "serving_config"
@@ -142,7 +142,9 @@ def test_the_queue_takes_what_a_gateway_lets_in(messages, name):
     """A full queue is UNAVAILABLE to photographs that the gateway has admitted."""
     parameters = batching(messages, name)
     room = parameters.max_batch_size.value * parameters.max_enqueued_batches.value
-    assert room >= Settings().max_in_flight
+    gateway = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]
+    at_once = gateway["environment"][f"{PREFIX}MAX_IN_FLIGHT"]
+    assert room >= int(re.search(r":-(\d+)}", at_once)[1])
 
 
 def test_nobody_waits_for_company_on_a_cpu(messages):
