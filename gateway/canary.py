@@ -22,8 +22,8 @@ from gateway.errors import ModelMisbehaved, ModelUnavailable, ServiceError
 from gateway.model_client import ModelClient, Prediction
 
 _LOG = logging.getLogger(__name__)
-_PATIENCE = 0.5
-"""Share of a request's time that the canary may use up; the rest is kept for the stable version."""
+_PATIENCE = 1.0
+"""Seconds that a request waits for the canary at most, and never more than half of its time."""
 
 Outcome = Literal["answered", "replaced", "failed"]
 _Ask = Callable[[ModelClient, Deadline], Awaitable[Prediction]]
@@ -76,11 +76,15 @@ class Canary:
 
     async def _try(self, ask: _Ask, deadline: Deadline) -> tuple[Prediction, Outcome]:
         try:
-            return await ask(self._canary, deadline.part(_PATIENCE)), "answered"
+            return await ask(self._canary, _patience(deadline)), "answered"
         except (ModelUnavailable, ModelMisbehaved) as error:
             why = ", ".join([type(error).__name__, *getattr(error, "__notes__", ())])
             _LOG.warning("the canary failed, and the stable version is asked: %s", why)
         return await ask(self._stable, deadline), "replaced"
+
+
+def _patience(deadline: Deadline) -> Deadline:
+    return Deadline.after(min(_PATIENCE, deadline.remaining() / 2), deadline.clock)
 
 
 def drawn(request_id: str, share: float) -> bool:

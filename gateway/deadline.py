@@ -29,10 +29,6 @@ class Deadline:
         """Return the seconds that are left, never fewer than 0."""
         return max(0.0, self.end - self.clock())
 
-    def part(self, share: float) -> Deadline:
-        """Return an earlier deadline, which leaves ``share`` (0 to 1) of the remaining time."""
-        return Deadline.after(share * self.remaining(), self.clock)
-
 
 class RecentCost:
     """What a piece of work took lately: a moving average that forgets.

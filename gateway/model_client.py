@@ -159,7 +159,8 @@ class ModelClient:
         Without ``credentials`` the channel is in the clear. ``label`` is of the version to ask
         for; None: the newest.
         """
-        self._name, self._label, self._address = name, label, address
+        self._name, self._label = name, label
+        self._address = f"{address} ({label})" if label else address
         self._breaker = breaker or Breaker()
         self._observe = observe
         self._channel = _channel(_target(address), credentials)
@@ -308,7 +309,7 @@ class ModelClient:
             self._breaker.failed()
             if self._breaker.open and not was_open:
                 _LOG.warning(
-                    "no model server answers at %s: requests get 503 until one does", self._address
+                    "no model server answers at %s: it is asked only now and then", self._address
                 )
 
     def _praise(self) -> None:

@@ -17,11 +17,16 @@ from tensorflow_serving.apis import (
 
 from gateway import contract
 from gateway.app import create_app
-from gateway.canary import drawn
+from gateway.breaker import Breaker
+from gateway.canary import Canary, drawn
+from gateway.deadline import Deadline
 from gateway.errors import SettingsError
+from gateway.model_client import ModelClient
 from gateway.settings import Settings
+from gateway.tracing import Trace, following, unrecorded
 
 VERSIONS = {"stable": 1, "canary": 2}
+TENSOR = np.zeros((224, 224, 3), np.uint8)
 LABELS = {"model_label": "stable", "canary_label": "canary"}
 NO_MODEL = grpc.StatusCode.NOT_FOUND, "Servable not found for request: Specific(hemavision, 2)"
 BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
@@ -235,13 +240,29 @@ async def test_the_stable_version_answers_where_the_canary_fails(
 
 
 async def test_a_canary_that_hangs_leaves_time_for_the_stable_version(gateway, jpeg, versions):
-    """It may use up half of the request's time."""
+    """It may use up half of the request's time, and a second at most."""
     client = await gateway(**LABELS, canary_share=1.0)
     versions.canary = hang
     reply = await classified(client, jpeg, query="&timeout=2")
     assert reply.status == 200
     assert (await reply.json())["model"]["version"] == 1
     assert await trials(client) == {"answered": 0, "replaced": 1, "failed": 0}
+
+
+async def test_a_canary_that_never_answers_is_left_alone(server, versions, clock):
+    """After five requests nobody waits for it any more; and the stable version is asked as ever."""
+    versions.canary, told = hang, []
+    stable = ModelClient(server, label="stable")
+    canary = ModelClient(server, label="canary", breaker=Breaker(clock=clock))
+    pair = Canary(stable, canary, 1.0, told.append)
+    with following(Trace("a-request", unrecorded("", None))):
+        for _ in range(6):
+            assert (await pair.predict(TENSOR, Deadline.after(1.2))).version == 1
+    assert versions.asked.count("canary") == 5
+    assert versions.asked.count("stable") == 6
+    assert told == ["replaced"] * 6
+    await stable.close()
+    await canary.close()
 
 
 async def test_a_busy_server_is_not_asked_twice(gateway, jpeg, versions):

@@ -15,19 +15,6 @@ def test_a_deadline_runs_down_to_nothing(clock):
     assert deadline.remaining() == 0.0
 
 
-def test_a_part_of_a_deadline_leaves_the_rest(clock):
-    """It ends earlier, and its clock is the same; nothing is left of one that is over."""
-    deadline = Deadline.after(2.0, clock)
-    half = deadline.part(0.5)
-    assert half.remaining() == 1.0
-    clock.now += 1.5
-    assert half.remaining() == 0.0
-    assert deadline.remaining() == 0.5
-    assert deadline.part(0.5).remaining() == 0.25
-    clock.now += 1.0
-    assert deadline.part(0.5).remaining() == 0.0
-
-
 def test_the_average_begins_with_the_first_and_follows_the_newest(clock):
     """One observation is the average; each further one moves it by a fifth of the way."""
     cost = RecentCost(clock=clock)
