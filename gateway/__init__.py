@@ -11,15 +11,15 @@ all from the same declarations. A series of photographs comes through ``upload``
 became of it, ``wire_series`` its JSON, ``documents`` its other forms, and ``recount`` reads that
 when it comes back. ``card`` is the model's own. ``admission`` lets requests in, ``readiness`` tells
 probes whether there is a model, ``pipeline`` is the whole way from a photograph to an answer (read
-it first), ``warming`` goes it once before the first, ``model_client`` talks to the model server,
-``allowance`` keeps uploads and large pictures from filling the memory, and ``imaging`` (with
-``header`` and ``pixels`` below it), ``heatmap``, ``quality`` and ``annotation`` are the pure steps
-on the way. ``differential`` counts many cells: ``correction`` undoes the model's ``confusion``,
-``limits`` are exact, ``ranges`` the laboratory's. ``finding`` puts into words what its shares say,
-and ``sheet`` prints them, with a ``chart`` of each; ``fhir`` says them to other systems. Below all
-of them: ``telemetry`` decides whether spans are recorded and ``recorder`` does it, ``logs`` writes
-the log, ``tls`` reads certificates, then ``settings``, ``metrics``, ``tracing`` (the request in
-hand), what tells whether to try (``deadline`` and ``breaker``) and whether to go on
-(``lifecycle``), ``tracecontext``, ``markup`` and ``figures`` for people, ``contract`` and
-``errors``. Imports point down this list only.
+it first), ``warming`` goes it once before the first, ``canary`` asks a version on trial now and
+then, ``model_client`` talks to the model server, ``allowance`` keeps uploads and large pictures
+from filling the memory, and ``imaging`` (with ``header`` and ``pixels`` below it), ``heatmap``,
+``quality`` and ``annotation`` are the pure steps on the way. ``differential`` counts many cells:
+``correction`` undoes the model's ``confusion``, ``limits`` are exact, ``ranges`` the laboratory's.
+``finding`` puts into words what its shares say, and ``sheet`` prints them, with a ``chart`` of
+each; ``fhir`` says them to other systems. Below all of them: ``telemetry`` decides whether spans
+are recorded and ``recorder`` does it, ``logs`` writes the log, ``tls`` reads certificates, then
+``settings``, ``metrics``, ``tracing`` (the request in hand), what tells whether to try
+(``deadline`` and ``breaker``) and whether to go on (``lifecycle``), ``tracecontext``, ``markup``
+and ``figures`` for people, ``contract`` and ``errors``. Imports point down this list only.
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -18,8 +19,10 @@ from gateway.access import gate
 from gateway.admission import Admission
 from gateway.allowance import Allowance, Shares
 from gateway.annotation import Reference, load_reference
+from gateway.canary import Canary
 from gateway.counter import Counter
-from gateway.deadline import Clock
+from gateway.deadline import Clock, Deadline
+from gateway.errors import ModelMisbehaved, ServiceError, SettingsError
 from gateway.handlers import Handlers
 from gateway.keys import Keys
 from gateway.lifecycle import Lifecycle
@@ -32,19 +35,20 @@ from gateway.ranges import load_ranges
 from gateway.readiness import Readiness
 from gateway.routes import ROUTES
 from gateway.series import Patience
-from gateway.settings import Settings
+from gateway.settings import PREFIX, Settings
 from gateway.telemetry import Recorder
 from gateway.tls import channel_credentials
 from gateway.tracing import unrecorded
 from gateway.upload import SeriesLimits
 from gateway.warming import warm
 
-Connect = Callable[[str, Observe, grpc.ChannelCredentials | None], ModelClient]
+Connect = Callable[[str, Observe, grpc.ChannelCredentials | None, str | None], ModelClient]
 Lifespan = Callable[[web.Application], AsyncIterator[None]]
 
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 
 HANDLERS = web.AppKey("handlers", Handlers)
+_LABEL_PATIENCE = 1.0  # seconds: a model server that is away keeps no gateway from starting
 _RECOUNTS = 2  # reports of megabytes that are parsed at once
 _INFORMATION = {
     "title": "HemaVision",
@@ -68,8 +72,8 @@ def create_app(
 
     Args:
         settings: what to listen to, accept and promise.
-        connect: makes the model client from the model servers' address, what observes its calls,
-            and credentials.
+        connect: makes a model client from the model servers' address, what observes its calls,
+            credentials, and the label of the version to ask.
         recorder: records the requests' spans, and is closed with the application.
         clock: what deadlines and waits are told from, monotonic, in seconds.
 
@@ -86,9 +90,9 @@ def create_app(
         app.on_response_prepare.append(cors.allow(settings.cors_origins))
     if recorder:
         app.cleanup_ctx.append(_until_closed(recorder))
-    model = partial(connect, settings.model_server, metrics.observe_rpc, _credentials(settings))
+    models = partial(_connected, settings, connect, _credentials(settings), metrics)
     reference = load_reference(load_ranges(settings.ranges))
-    app.cleanup_ctx.append(_lifespan(settings, model, reference, metrics, lifecycle, clock=clock))
+    app.cleanup_ctx.append(_lifespan(settings, models, reference, metrics, lifecycle, clock=clock))
     _add_routes(app)
     return app
 
@@ -101,9 +105,62 @@ def _until_closed(recorder: Recorder) -> Lifespan:
     return lifespan
 
 
+@dataclass(frozen=True)
+class _Models:
+    """Whom to ask: the stable version, and the one on trial where there is one."""
+
+    stable: ModelClient
+    canary: ModelClient | None
+
+    async def close(self) -> None:
+        await self.stable.close()
+        if self.canary:
+            await self.canary.close()
+
+
+async def _connected(
+    settings: Settings,
+    connect: Connect,
+    credentials: grpc.ChannelCredentials | None,
+    metrics: Metrics,
+) -> _Models:
+    """Connect to the model servers.
+
+    Raises:
+        SettingsError: they answer, and know no version by a label that is set.
+    """
+    server, canary = settings.model_server, None
+    stable = connect(server, metrics.observe_rpc, credentials, settings.model_label)
+    if settings.canary_label:
+        canary = connect(server, metrics.observe_canary, credentials, settings.canary_label)
+    models = _Models(stable, canary)
+    try:
+        await _check_label(stable, "MODEL_LABEL", settings.model_label)
+        await _check_label(canary, "CANARY_LABEL", settings.canary_label)
+    except BaseException:
+        await models.close()
+        raise
+    return models
+
+
+async def _check_label(model: ModelClient | None, setting: str, label: str | None) -> None:
+    if model is None or label is None:
+        return
+    try:
+        await model.available_version(Deadline.after(_LABEL_PATIENCE))
+    except ModelMisbehaved as error:
+        why = ", ".join(getattr(error, "__notes__", ()))
+        raise SettingsError(
+            f"{PREFIX}{setting}={label!r}: the model server has no version by this label ({why}). "
+            "Give one of the version_labels in its models.config, such as stable."
+        ) from error
+    except ServiceError:  # it is not there yet: /readyz will tell
+        return
+
+
 def _lifespan(
     settings: Settings,
-    connect: Callable[[], ModelClient],
+    connect: Callable[[], Awaitable[_Models]],
     reference: Reference,
     metrics: Metrics,
     lifecycle: Lifecycle,
@@ -111,22 +168,22 @@ def _lifespan(
     clock: Clock,
 ) -> Lifespan:
     async def lifespan(app: web.Application) -> AsyncIterator[None]:
-        model = connect()
-        metrics.breaker_open.set_function(lambda: float(model.given_up))
+        models = await connect()
+        metrics.breaker_open.set_function(lambda: float(models.stable.given_up))
         with ThreadPoolExecutor(settings.workers, "pixels") as workers:
             app[HANDLERS] = _handlers(
-                settings, model, workers, reference, metrics, lifecycle=lifecycle, clock=clock
+                settings, models, workers, reference, metrics, lifecycle=lifecycle, clock=clock
             )
             await warm(workers, settings.workers)
             yield
-            await model.close()
+            await models.close()
 
     return lifespan
 
 
 def _handlers(
     settings: Settings,
-    model: ModelClient,
+    models: _Models,
     workers: Executor,
     reference: Reference,
     metrics: Metrics,
@@ -139,8 +196,9 @@ def _handlers(
     uploads = Allowance(
         settings.max_upload_memory, settings.max_wait, metrics, settings.client_share
     )
+    model, asked = models.stable, _asked(models, settings.canary_share, metrics)
     return Handlers(
-        pipeline=Pipeline(model, workers, reference, settings.max_pixels, decoding, clock=clock),
+        pipeline=Pipeline(asked, workers, reference, settings.max_pixels, decoding, clock=clock),
         model=model,
         admission=Admission(places, metrics, clock),
         metrics=metrics,
@@ -157,6 +215,12 @@ def _handlers(
         openapi=describe_api(),
         counter=_counter(settings, model, uploads, reference, metrics, lifecycle=lifecycle),
     )
+
+
+def _asked(models: _Models, share: float, metrics: Metrics) -> ModelClient | Canary:
+    if models.canary is None:
+        return models.stable
+    return Canary(models.stable, models.canary, share, lambda o: metrics.canary.labels(o).inc())
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

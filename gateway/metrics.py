@@ -124,6 +124,15 @@ class Metrics:
             "1 while the model server is left alone since it failed several times in a row.",
             registry=self.registry,
         )
+        self.canary = Counter(
+            "hemavision_canary_photographs_total",
+            "Photographs for which the version on trial was asked: it answered, the stable version "
+            "replaced it, or both failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("answered", "replaced", "failed"):
+            self.canary.labels(outcome)
         self.predictions = Counter(
             "hemavision_predictions_total",
             "Photographs answered, by predicted class and version of the model.",
@@ -158,9 +167,13 @@ class Metrics:
 
     def observe_rpc(self, signature: str, model_version: str, code: str, seconds: float) -> None:
         """Observe one call of the model server; ``model_version`` is empty where it told none."""
-        self.rpc_seconds.labels(signature, model_version, code).observe(seconds)
+        self.observe_canary(signature, model_version, code, seconds)
         if model_version:
             self.see_model(model_version)
+
+    def observe_canary(self, signature: str, model_version: str, code: str, seconds: float) -> None:
+        """Observe one call to the version on trial, which is not the one that is served."""
+        self.rpc_seconds.labels(signature, model_version, code).observe(seconds)
 
     def see_model(self, model_version: str) -> None:
         """Show this version as the one that is served."""

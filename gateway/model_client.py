@@ -149,14 +149,19 @@ class ModelClient:
         address: str,
         observe: Observe = lambda *_: None,
         credentials: grpc.ChannelCredentials | None = None,
+        label: str | None = None,
+        *,
         name: str = contract.MODEL_NAME,
         breaker: Breaker | None = None,
     ) -> None:
         """``address`` is host:port, or several IP addresses with ports and commas between.
 
-        Without ``credentials`` the channel is in the clear.
+        Without ``credentials`` the channel is in the clear. ``label`` is of the version to ask
+        for; None: the newest.
         """
-        self._name, self._address, self._breaker = name, address, breaker or Breaker()
+        self._name, self._label = name, label
+        self._address = f"{address} ({label})" if label else address
+        self._breaker = breaker or Breaker()
         self._observe = observe
         self._channel = _channel(_target(address), credentials)
         self._channel.get_state(try_to_connect=True)  # no request has to wait for it
@@ -169,6 +174,12 @@ class ModelClient:
             "/tensorflow.serving.ModelService/GetModelStatus",
             request_serializer=pb.ModelStatusRequest.SerializeToString,
             response_deserializer=pb.ModelStatusResponse.FromString,
+        )
+
+        self._metadata = self._channel.unary_unary(
+            "/tensorflow.serving.PredictionService/GetModelMetadata",
+            request_serializer=pb.ModelMetadataRequest.SerializeToString,
+            response_deserializer=pb.ModelMetadataResponse.FromString,
         )
 
     @property
@@ -212,11 +223,14 @@ class ModelClient:
         return _prediction(response, contract.EXPLANATION)
 
     async def available_version(self, deadline: Deadline) -> int:
-        """Return the newest version that the server calls AVAILABLE.
+        """Return the version that is asked for: the newest AVAILABLE one, or the label's.
 
         Raises:
             ModelUnavailable: the server does not answer, or has none.
+            ModelMisbehaved: the server knows no such label.
         """
+        if self._label is not None:
+            return await self._labelled_version(deadline)
         request = pb.ModelStatusRequest(model_spec=pb.ModelSpec(name=self._name))
         response: pb.ModelStatusResponse = await self._call(self._status, request, deadline)
         available = pb.ModelVersionStatus.State.AVAILABLE
@@ -224,6 +238,14 @@ class ModelClient:
         if not versions:
             raise ModelUnavailable("The model is being loaded. Try again shortly.")
         return max(versions)
+
+    async def _labelled_version(self, deadline: Deadline) -> int:
+        """Ask for the metadata: a status names the versions, but not their labels."""
+        request = pb.ModelMetadataRequest(
+            model_spec=self._spec(""), metadata_field=["signature_def"]
+        )
+        response: pb.ModelMetadataResponse = await self._call(self._metadata, request, deadline)
+        return response.model_spec.version.value
 
     async def close(self) -> None:
         """Close the channel, once no call is under way."""
@@ -234,9 +256,12 @@ class ModelClient:
         if tensor.shape != _IMAGE_SHAPE or tensor.dtype != np.uint8:
             raise ValueError(f"expected uint8 {_IMAGE_SHAPE}, got {tensor.dtype} {tensor.shape}")
         return pb.PredictRequest(
-            model_spec=pb.ModelSpec(name=self._name, signature_name=signature),
+            model_spec=self._spec(signature),
             inputs={contract.IMAGES: _tensor(tensor[np.newaxis], pb.DT_UINT8)},
         )
+
+    def _spec(self, signature: str) -> pb.ModelSpec:
+        return pb.ModelSpec(name=self._name, signature_name=signature, version_label=self._label)
 
     async def _call(self, method: Any, request: Any, deadline: Deadline) -> Any:
         seconds = deadline.remaining()
@@ -284,7 +309,7 @@ class ModelClient:
             self._breaker.failed()
             if self._breaker.open and not was_open:
                 _LOG.warning(
-                    "no model server answers at %s: requests get 503 until one does", self._address
+                    "no model server answers at %s: it is asked only now and then", self._address
                 )
 
     def _praise(self) -> None:

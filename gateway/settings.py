@@ -26,6 +26,7 @@ _SERVICE_LINK = re.compile(
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")  # as browsers send it
 
 
@@ -84,6 +85,20 @@ def _share(text: str) -> float:
     if not 0 < float(text) <= 1:
         raise ValueError(text)
     return float(text)
+
+
+def _portion(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError(text)
+    return float(text)
+
+
+def _label(text: str) -> str:
+    """A version label of the model server's: letters, digits, dots, dashes and underscores."""
+    if not _LABEL.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
 def _origins(text: str) -> frozenset[str]:
@@ -171,6 +186,16 @@ class Settings:
     """The folder with the model server's versions, for the served one's card at /v1/model; unset:
     no card is shown."""
 
+    model_label: str | None = _setting(None, _label)
+    """The label of the version to ask for, one of the model server's `version_labels`; unset: the
+    newest version that it serves."""
+
+    canary_label: str | None = _setting(None, _label)
+    """The label of a version on trial, to which a share of the requests goes; unset: none."""
+
+    canary_share: float = _setting(0.0, _portion)
+    """Share of the requests that ask the version on trial, from 0 to 1."""
+
     model_tls_ca: Path | None = _setting(None, _file)
     """The authority that signed the model server's certificate, PEM; unset: no TLS."""
 
@@ -255,6 +280,24 @@ class Settings:
 
     target_ms: float = _setting(200.0, _amount)
     """The latency target that replies are measured against, in milliseconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense together.
+
+        Raises:
+            SettingsError: a canary without a label, or without another version beside it.
+        """
+        canary, stable = PREFIX + "CANARY_LABEL", PREFIX + "MODEL_LABEL"
+        if self.canary_share and not self.canary_label:
+            raise SettingsError(
+                f"{PREFIX}CANARY_SHARE={self.canary_share:g}: name the version that gets this "
+                f"share of the requests in {canary}, or set the share to 0."
+            )
+        if self.canary_label and self.canary_label == (self.model_label or self.canary_label):
+            raise SettingsError(
+                f"{canary}={self.canary_label!r}: name another version in {stable}, such as "
+                "stable, for all other requests."
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

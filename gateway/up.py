@@ -45,7 +45,10 @@ _STEPS_TO_ACCEPT = 5
 drops those whose server is closed meanwhile."""
 _PATIENCE = 60.0
 """Seconds for a model to be there."""
-_OF_A_RUNNING_SERVER = ("models", "model_tls_ca", "model_tls_certificate", "model_tls_key")
+_OF_A_RUNNING_SERVER = (
+    *("models", "model_label", "canary_label"),
+    *("model_tls_ca", "model_tls_certificate", "model_tls_key"),
+)
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

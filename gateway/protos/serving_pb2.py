@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgateway/protos/serving.proto\x12\x12hemavision.serving\x1a\x1egoogle/protobuf/wrappers.proto\"T\n\x0bTensorShape\x12\x30\n\x03\x64im\x18\x02 \x03(\x0b\x32#.hemavision.serving.TensorShape.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x97\x01\n\x06Tensor\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1c.hemavision.serving.DataType\x12\x35\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1f.hemavision.serving.TensorShape\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xe5\x01\n\x0ePredictRequest\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\x12>\n\x06inputs\x18\x02 \x03(\x0b\x32..hemavision.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aI\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.hemavision.serving.Tensor:\x02\x38\x01\"\xd3\x01\n\x0fPredictResponse\x12\x41\n\x07outputs\x18\x01 \x03(\x0b\x32\x30.hemavision.serving.PredictResponse.OutputsEntry\x12\x31\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\x1aJ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.hemavision.serving.Tensor:\x02\x38\x01\"G\n\x12ModelStatusRequest\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\"[\n\x13ModelStatusResponse\x12\x44\n\x14model_version_status\x18\x01 \x03(\x0b\x32&.hemavision.serving.ModelVersionStatus\"\xb7\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12;\n\x05state\x18\x02 \x01(\x0e\x32,.hemavision.serving.ModelVersionStatus.State\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32*D\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgateway/protos/serving.proto\x12\x12hemavision.serving\x1a\x1egoogle/protobuf/wrappers.proto\"T\n\x0bTensorShape\x12\x30\n\x03\x64im\x18\x02 \x03(\x0b\x32#.hemavision.serving.TensorShape.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x97\x01\n\x06Tensor\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1c.hemavision.serving.DataType\x12\x35\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1f.hemavision.serving.TensorShape\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xe5\x01\n\x0ePredictRequest\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\x12>\n\x06inputs\x18\x02 \x03(\x0b\x32..hemavision.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aI\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.hemavision.serving.Tensor:\x02\x38\x01\"\xd3\x01\n\x0fPredictResponse\x12\x41\n\x07outputs\x18\x01 \x03(\x0b\x32\x30.hemavision.serving.PredictResponse.OutputsEntry\x12\x31\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\x1aJ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.hemavision.serving.Tensor:\x02\x38\x01\"a\n\x14ModelMetadataRequest\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"J\n\x15ModelMetadataResponse\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\"G\n\x12ModelStatusRequest\x12\x31\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1d.hemavision.serving.ModelSpec\"[\n\x13ModelStatusResponse\x12\x44\n\x14model_version_status\x18\x01 \x03(\x0b\x32&.hemavision.serving.ModelVersionStatus\"\xb7\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12;\n\x05state\x18\x02 \x01(\x0e\x32,.hemavision.serving.ModelVersionStatus.State\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32*D\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1265
-  _globals['_DATATYPE']._serialized_end=1333
+  _globals['_DATATYPE']._serialized_start=1440
+  _globals['_DATATYPE']._serialized_end=1508
   _globals['_TENSORSHAPE']._serialized_start=84
   _globals['_TENSORSHAPE']._serialized_end=168
   _globals['_TENSORSHAPE_DIM']._serialized_start=149
@@ -54,12 +54,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTRESPONSE']._serialized_end=911
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=837
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=911
-  _globals['_MODELSTATUSREQUEST']._serialized_start=913
-  _globals['_MODELSTATUSREQUEST']._serialized_end=984
-  _globals['_MODELSTATUSRESPONSE']._serialized_start=986
-  _globals['_MODELSTATUSRESPONSE']._serialized_end=1077
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1080
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1263
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1180
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1263
+  _globals['_MODELMETADATAREQUEST']._serialized_start=913
+  _globals['_MODELMETADATAREQUEST']._serialized_end=1010
+  _globals['_MODELMETADATARESPONSE']._serialized_start=1012
+  _globals['_MODELMETADATARESPONSE']._serialized_end=1086
+  _globals['_MODELSTATUSREQUEST']._serialized_start=1088
+  _globals['_MODELSTATUSREQUEST']._serialized_end=1159
+  _globals['_MODELSTATUSRESPONSE']._serialized_start=1161
+  _globals['_MODELSTATUSRESPONSE']._serialized_end=1252
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1255
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1438
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1355
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1438
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def image(tmp_path_factory) -> Path:
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in (given for given in instructions("RUN") if HOME in given):  # not: get uv
         done = subprocess.run(
-            shlex.split(command.replace(HOME, str(made))),
+            ["/bin/sh", "-c", command.replace(HOME, str(made))],
             cwd=build,
             env=outside | {"PATH": path},
             capture_output=True,

@@ -12,7 +12,11 @@ import grpc
 import numpy as np
 import pytest
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    predict_pb2,
+)
 
 from gateway import contract, errors
 from gateway.breaker import Breaker
@@ -118,6 +122,21 @@ def test_version_labels_are_wire_compatible():
         pb.PredictRequest(model_spec=ours).SerializeToString()
     )
     assert official.model_spec.version_label == "canary"
+
+
+def test_metadata_are_wire_compatible_with_the_official_ones():
+    """What we ask, the official messages read, and we read the version in their answer."""
+    ours = pb.ModelMetadataRequest(
+        model_spec=pb.ModelSpec(name="m", version_label="stable"), metadata_field=["signature_def"]
+    )
+    official = get_model_metadata_pb2.GetModelMetadataRequest.FromString(ours.SerializeToString())
+    assert official.model_spec.version_label == "stable"
+    assert list(official.metadata_field) == ["signature_def"]
+    answered = get_model_metadata_pb2.GetModelMetadataResponse()
+    answered.model_spec.version.value = 3
+    answered.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap())
+    read = pb.ModelMetadataResponse.FromString(answered.SerializeToString())
+    assert read.model_spec.version.value == 3
 
 
 def test_replies_are_wire_compatible_with_the_official_ones():

@@ -297,11 +297,13 @@ def test_up_tells_what_it_waits_for(tiny_models, tmp_path):
             assert process.communicate(timeout=20) == ("stopped\n", "")
 
 
-@pytest.mark.parametrize("setting", ["MODELS", "MODEL_TLS_CA", "MODEL_TLS_CERTIFICATE"])
+@pytest.mark.parametrize(
+    "setting", ["MODELS", "MODEL_LABEL", "MODEL_TLS_CA", "MODEL_TLS_CERTIFICATE"]
+)
 def test_up_refuses_what_its_own_model_server_has_no_use_for(refused, tmp_path, setting):
     """Before anything is started, with both ways out."""
     (tmp_path / "file").touch()
-    value = tmp_path if setting == "MODELS" else tmp_path / "file"
+    value = {"MODELS": tmp_path, "MODEL_LABEL": "stable"}.get(setting, tmp_path / "file")
     said = refused("up", **{setting: value})
     assert f"HEMAVISION_{setting} would do nothing" in said
     assert "HEMAVISION_MODEL_SERVER" in said
