@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
 
-test: .venv/dev .venv/browser lint  ## what CI runs
+test: .venv/dev .venv/browser .venv/prometheus lint  ## what CI runs
 	$(BIN)/pytest
 
 lint: .venv/dev
@@ -54,4 +54,14 @@ clean:
 	@command -v chromium >/dev/null || { echo "installing Chromium for the page's tests"; \
 		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 		|| echo "no Chromium here: the page's tests will be skipped"
+	@touch $@
+
+# unpacked, not installed: no service starts, and nobody has to be root but to update apt's lists
+.venv/prometheus: .venv/uv
+	@{ command -v promtool && command -v prometheus; } >/dev/null || { \
+		echo "fetching Prometheus for the tests of monitoring"; \
+		apt-get update -qq 2>/dev/null; cd .venv && apt-get download -qq -o APT::Sandbox::User=root prometheus && \
+		dpkg --extract prometheus_*.deb prometheus-files && rm prometheus_*.deb && \
+		ln -sf ../prometheus-files/usr/bin/promtool ../prometheus-files/usr/bin/prometheus bin/; } \
+		|| echo "no Prometheus here: the tests of monitoring will be skipped"
 	@touch $@

@@ -21,5 +21,6 @@ each; ``fhir`` says them to other systems. Below all of them: ``telemetry`` deci
 are recorded and ``recorder`` does it, ``logs`` writes the log, ``tls`` reads certificates, then
 ``settings``, ``metrics``, ``tracing`` (the request in hand), what tells whether to try
 (``deadline`` and ``breaker``) and whether to go on (``lifecycle``), ``tracecontext``, ``markup``
-and ``figures`` for people, ``contract`` and ``errors``. Imports point down this list only.
+and ``figures`` for people, ``certificate`` tells when one ends, ``contract`` and ``errors``.
+Imports point down this list only.
 """

@@ -37,7 +37,7 @@ from gateway.routes import ROUTES
 from gateway.series import Patience
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry import Recorder
-from gateway.tls import channel_credentials
+from gateway.tls import certificate_ends, channel_credentials
 from gateway.tracing import unrecorded
 from gateway.upload import SeriesLimits
 from gateway.warming import warm
@@ -91,6 +91,8 @@ def create_app(
     if recorder:
         app.cleanup_ctx.append(_until_closed(recorder))
     models = partial(_connected, settings, connect, _credentials(settings), metrics)
+    for peer, end in certificate_ends(settings.tls_certificate, settings.model_tls_certificate):
+        metrics.certificate_end.labels(peer).set(end)
     reference = load_reference(load_ranges(settings.ranges))
     app.cleanup_ctx.append(_lifespan(settings, models, reference, metrics, lifecycle, clock=clock))
     _add_routes(app)

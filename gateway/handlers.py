@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -105,7 +105,7 @@ class Handlers:
         """POST /v1/classify: one photograph -> JSON or its overlay; several -> JSON."""
         options = read_options(request.query.items(), OPTIONS)
         deadline = self._deadline(options)
-        photographs = await self._read(request, deadline)
+        photographs = await self._read(request, options, deadline)
         media = chosen_media(request, _offered(request, options, len(photographs)))
         if media != JSON:
             return await self._overlay(request, photographs[0], options, deadline, media)
@@ -122,7 +122,7 @@ class Handlers:
         options = read_options(request.query.items(), OVERLAY_OPTIONS)
         media = chosen_media(request, _pictures(request, options))
         deadline = self._deadline(options)
-        (photograph,) = await self._read(request, deadline, only_one=True)
+        (photograph,) = await self._read(request, options, deadline, only_one=True)
         return await self._overlay(request, photograph, options, deadline, media)
 
     async def predict(self, request: web.Request) -> web.Response:
@@ -130,7 +130,7 @@ class Handlers:
         if request.content_type != FORM:
             raise UnsupportedMedia(f"Send a multipart form with the photograph as `{FIELD}`.")
         deadline = self._deadline(_ORIGINAL)
-        (photograph,) = await self._read(request, deadline, only_one=True)
+        (photograph,) = await self._read(request, _ORIGINAL, deadline, only_one=True)
         async with self._answered(request, photograph, _ORIGINAL, deadline) as report:
             body = await asyncio.to_thread(wire.predict_json, report)
         return await json_reply(request, body, NO_STORE, pictures=True)
@@ -158,13 +158,14 @@ class Handlers:
         """GET /readyz: the model server has a version AVAILABLE and we go on; else 503."""
         if self.lifecycle.stopping:
             raise Stopping("This gateway is about to end: send new requests to another.")
-        version = await self.readiness.version()
-        self.metrics.see_model(str(version))
+        version = await self._served_version()
         ready: wire.Ready = {"status": "ready", "model_version": version}
         return await json_reply(request, ready, NO_STORE)
 
     async def exposition(self, request: web.Request) -> web.Response:
-        """GET /metrics: for Prometheus."""
+        """GET /metrics: for Prometheus, with whether there is a model at this moment."""
+        with suppress(ServiceError):  # which the metrics tell
+            await self._served_version()
         body, kind = self.metrics.exposition(header(request, "Accept"))
         return web.Response(body=body, headers={"Content-Type": kind, **NO_STORE})
 
@@ -190,6 +191,15 @@ class Handlers:
         assert resource is not None  # this handler stands behind a path
         allowed = ", ".join(sorted(route.method for route in resource))
         return web.Response(status=204, headers={"Allow": allowed})
+
+    async def _served_version(self) -> int:
+        try:
+            version = await self.readiness.version()
+        except ServiceError:
+            self.metrics.miss_model()
+            raise
+        self.metrics.see_model(str(version))
+        return version
 
     async def _overlay(
         self,
@@ -245,12 +255,18 @@ class Handlers:
         return json.dumps(problem_of(result, request_id, self.metrics)).encode()
 
     async def _read(
-        self, request: web.Request, deadline: Deadline, *, only_one: bool = False
+        self,
+        request: web.Request,
+        options: Options,
+        deadline: Deadline,
+        *,
+        only_one: bool = False,
     ) -> list[bytes]:
         with stage("read"):
             most = most_bytes(request, self.limits)
             room = self.uploads.of(most, deadline, client_of(request))
-            await request[HELD].enter_async_context(room)
+            with self._failures_counted(options):  # one, however many the form has
+                await request[HELD].enter_async_context(room)
             return await read_photographs(request, self.limits, deadline, only_one=only_one)
 
     @asynccontextmanager

@@ -63,6 +63,11 @@ class Metrics:
             ["version"],
             registry=self.registry,
         )
+        self.model_available = Gauge(
+            "hemavision_model_available",
+            "1 while the model server has a model to answer with, 0 while it has none.",
+            registry=self.registry,
+        )
         self.requests = Counter(
             "hemavision_requests_total",
             "HTTP requests answered.",
@@ -96,7 +101,8 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        for outcome in (WITHIN, LATE, FAILED):  # a rate over what is not there yet is no zero
+        # a rate over what is not there yet is no zero, and misses the first
+        for outcome in (WITHIN, LATE, FAILED):
             self.photographs.labels(outcome)
         self.in_flight = Gauge(
             "hemavision_photographs_in_flight",
@@ -114,6 +120,8 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        for reason in ("client", "queue", "wait", "deadline", "memory"):
+            self.refusals.labels(reason)
         self.degraded = Counter(
             "hemavision_degraded_total",
             "Photographs answered without the heat map that was asked for.",
@@ -164,6 +172,12 @@ class Metrics:
             ["problem"],
             registry=self.registry,
         )
+        self.certificate_end = Gauge(
+            "hemavision_certificate_expiry_timestamp_seconds",
+            "When the certificate ends that is shown to clients (http) or to the model server.",
+            ["peer"],
+            registry=self.registry,
+        )
 
     def observe_rpc(self, signature: str, model_version: str, code: str, seconds: float) -> None:
         """Observe one call of the model server; ``model_version`` is empty where it told none."""
@@ -181,6 +195,12 @@ class Metrics:
             self._model_version = model_version
             self.model.clear()
             self.model.labels(model_version).set(1)
+            self.model_available.set(1)
+
+    def miss_model(self) -> None:
+        """Show that there is none to answer."""
+        self._model_version = None
+        self.model_available.set(0)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Render for Prometheus, with its media type.

@@ -120,6 +120,8 @@ def surround(metrics: Metrics, begin: Begin, lifecycle: Lifecycle) -> Middleware
     ``begin`` begins the requests' spans. Once the service is stopping, no connection is kept
     for a next request.
     """
+    for problem in (*ERROR_STATUS.values(), _FAULT[0]):  # so that an alert sees the first of each
+        metrics.errors.labels(problem.name)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:

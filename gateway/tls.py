@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 
+from gateway.certificate import first_end
 from gateway.errors import SettingsError
 
 _HTTP = "HEMAVISION_TLS_"
@@ -58,6 +60,21 @@ def channel_credentials(
         return grpc.ssl_channel_credentials(authority.read_bytes())
     private = (key or certificate).read_bytes()
     return grpc.ssl_channel_credentials(authority.read_bytes(), private, certificate.read_bytes())
+
+
+def certificate_ends(http: Path | None, model: Path | None) -> Iterator[tuple[str, float]]:
+    """Tell to whom each certificate is shown, and when it, or its chain, ends.
+
+    Args:
+        http: PEM that ``server_context`` took.
+        model: PEM that ``channel_credentials`` took.
+
+    Yields:
+        ``http`` or ``model``, and seconds since 1970.
+    """
+    for peer, certificate in (("http", http), ("model", model)):
+        if certificate is not None:
+            yield peer, first_end(certificate.read_text("ascii", "replace"))
 
 
 def _check(authority: Path, certificate: Path | None, key: Path | None) -> None:

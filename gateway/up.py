@@ -198,8 +198,8 @@ async def _answers(model: ModelClient) -> bool:
 async def _gateway(
     settings: Settings, listening: socket.socket, recorder: Recorder | None
 ) -> AsyncIterator[None]:
-    app = create_app(settings, recorder=recorder)
     tls = server_context(settings.tls_certificate, settings.tls_key)
+    app = create_app(settings, recorder=recorder)
     runner = Runner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=_STOP_SECONDS)
     await runner.setup()
     try:

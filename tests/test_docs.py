@@ -15,7 +15,12 @@ from gateway.settings import CLIENT_ONLY, PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob(".github/*.md")]
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/*.md"),
+        *ROOT.glob("serving_config/*/*.md"),
+        *ROOT.glob(".github/*.md"),
+    )
     if ".venv" not in path.parts
 )
 GATEWAY = (ROOT / "gateway/README.md").read_text()

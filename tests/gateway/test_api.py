@@ -601,13 +601,13 @@ async def test_the_heat_map_is_left_out_where_there_is_no_time_and_the_client_ag
 
 
 async def test_probes_ask_the_model_server_once_a_second(aiohttp_client, model_server, clock):
-    """However many they are."""
+    """However many they are, Prometheus among them."""
     client = await aiohttp_client(create_app(Settings(model_server=model_server), clock=clock))
     for _ in range(2):
         responses = await asyncio.gather(*(client.get("/readyz") for _ in range(5)))
         assert {response.status for response in responses} == {200}
+        metrics = await (await client.get("/metrics")).text()
         clock.now += 1.0
-    metrics = await (await client.get("/metrics")).text()
     calls = re.findall(r'hemavision_rpc_duration_seconds_count\{.*signature="".*\} (\S+)', metrics)
     assert calls == ["2.0"]
 

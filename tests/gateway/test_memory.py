@@ -79,6 +79,8 @@ async def test_an_upload_for_which_there_is_no_room_is_503(serving, jpeg):
     assert refused.headers["Retry-After"] == "1"
     assert (await refused.json(content_type=None))["type"].endswith("overloaded")
     assert await refused_for_memory(client) == 1
+    metrics = await (await client.get("/metrics")).text()
+    assert 'hemavision_photographs_total{outcome="failed"} 1.0' in metrics
     assert (await client.post("/v1/classify", data=b"tiny", headers=BINARY)).status == 415
     assert await first.answered(jpeg) == 200
     assert (await client.post("/v1/classify", data=jpeg, headers=BINARY)).status == 200

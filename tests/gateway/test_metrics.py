@@ -4,12 +4,13 @@ import asyncio
 from importlib.metadata import version
 
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, unused_port
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from gateway.app import create_app
 from gateway.contract import CLASSES
+from gateway.middleware import ERROR_STATUS
 from gateway.model_client import ModelClient
 from gateway.settings import Settings
 
@@ -63,6 +64,24 @@ async def test_the_model_is_known_before_the_first_photograph(aiohttp_client, cl
         await asked.get("/readyz")
     assert (await scrape(client))["hemavision_model_info", "1"] == 1
     assert not any("hemavision_model_info" in key for key in await scrape(lost))
+
+
+async def test_each_scrape_tells_whether_there_is_a_model(aiohttp_client, tiny_models):
+    """Though no probe and no photograph asks: while it is away, and once it is back."""
+    from export.local_server import LocalServer
+
+    port = unused_port()
+    client = await aiohttp_client(create_app(Settings(model_server=f"127.0.0.1:{port}")))
+    assert ("hemavision_model_available",) not in await scrape(client)  # it is 0
+    with LocalServer("hemavision", tiny_models, f"127.0.0.1:{port}"):
+        async with asyncio.timeout(20):
+            while ("hemavision_model_available",) not in await scrape(client):
+                pass
+        found = await scrape(client)
+    assert found["hemavision_model_available",] == found["hemavision_model_info", "1"] == 1
+    async with asyncio.timeout(20):
+        while ("hemavision_model_available",) in await scrape(client):
+            pass
 
 
 async def test_durations_have_a_bucket_at_the_target(client, jpeg):
@@ -142,11 +161,15 @@ async def test_haste_excuses_no_other_failure(aiohttp_client, jpeg):
     assert (await scrape(client))["hemavision_photographs_total", "failed"] == 1
 
 
-async def test_outcomes_are_there_before_the_first_photograph(client):
-    """A rate over a series that does not exist is no zero."""
+async def test_what_can_happen_is_there_before_it_does(client):
+    """A rate over a series that does not exist is no zero, and one that begins at 1 shows none."""
     text = await (await client.get("/metrics")).text()
     for outcome in ("within_target", "late", "failed"):
         assert f'hemavision_photographs_total{{outcome="{outcome}"}} 0.0' in text
+    for reason in ("client", "queue", "wait", "deadline", "memory"):
+        assert f'hemavision_refused_total{{reason="{reason}"}} 0.0' in text
+    for problem in (*(kind.name for kind in ERROR_STATUS.values()), "internal-error"):
+        assert f'hemavision_errors_total{{problem="{problem}"}} 0.0' in text
 
 
 async def test_those_turned_away_are_counted(aiohttp_client, model_server, jpeg):
@@ -177,7 +200,7 @@ async def test_exemplars_lead_to_the_request(client, jpeg):
         family.name: sample.exemplar.labels
         for family in families
         for sample in family.samples
-        if sample.exemplar
+        if sample.exemplar and sample.labels.get("signature") != ""  # the scrape's own question
     }
     assert set(exemplars) == {
         "hemavision_request_duration_seconds",

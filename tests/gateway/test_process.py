@@ -163,7 +163,7 @@ def test_a_client_that_goes_away_is_no_fault_of_ours(model_server):
         process.terminate()
         _, printed = process.communicate(timeout=20)
     assert 'status="499"' in counted
-    assert "internal-error" not in counted
+    assert 'hemavision_errors_total{problem="internal-error"} 0.0' in counted
     assert "Traceback" not in printed
 
 

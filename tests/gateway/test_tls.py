@@ -1,10 +1,12 @@
 """TLS for HTTP and for the model server's channel, with an authority made for the test."""
 
 import asyncio
+import re
 import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import grpc
@@ -14,6 +16,7 @@ from aiohttp import web
 
 from gateway import cli, up
 from gateway.app import create_app
+from gateway.certificate import first_end
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.tls import channel_credentials, server_context
@@ -88,6 +91,50 @@ async def answered(aiohttp_client, jpeg, server: str, **tls) -> int:
     client = await aiohttp_client(create_app(Settings(model_server=server, **tls)))
     reply = await client.post("/v1/classify", data=jpeg, headers={"Content-Type": "image/jpeg"})
     return reply.status
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        datetime(2035, 2, 28, 23, 59, 58, tzinfo=UTC),
+        datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC),  # the last with two digits of the year
+        datetime(2050, 1, 1, tzinfo=UTC),
+        datetime(2020, 1, 1, tzinfo=UTC),
+    ],
+    ids=str,
+)
+def test_a_certificate_tells_when_it_ends(end):
+    """To the second, in both of the ways in which a year is written; past ends too."""
+    issued = trustme.CA().issue_cert("localhost", not_before=datetime(2019, 1, 1), not_after=end)
+    assert first_end(issued.cert_chain_pems[0].bytes().decode()) == end.timestamp()
+
+
+def test_a_chain_ends_with_the_first_of_its_certificates():
+    """Wherever it stands in the file, with the key beside them."""
+    authority = trustme.CA()
+    sooner, later = datetime(2035, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC)
+    pems = [
+        authority.issue_cert("localhost", not_after=end).private_key_and_cert_chain_pem.bytes()
+        for end in (later, sooner, later)
+    ]
+    assert first_end(b"".join(pems).decode()) == sooner.timestamp()
+
+
+async def test_when_the_gateways_own_certificates_end_is_scraped(aiohttp_client, files):
+    """Of those that it has, by whom they are shown to; of none, nothing."""
+    own = {"tls_certificate": files.certificate, "tls_key": files.key}
+    towards_model = {
+        "model_tls_ca": files.ca,
+        "model_tls_certificate": files.certificate,
+        "model_tls_key": files.key,
+    }
+    end = first_end(files.certificate.read_text())
+    for settings, peers in (({}, set()), (own, {"http"}), (own | towards_model, {"http", "model"})):
+        app = create_app(Settings(model_server="127.0.0.1:1", **settings))
+        text = await (await (await aiohttp_client(app)).get("/metrics")).text()
+        name = "hemavision_certificate_expiry_timestamp_seconds"
+        found = dict(re.findall(rf'^{name}{{peer="(\w+)"}} (\S+)', text, re.MULTILINE))
+        assert {peer: float(value) for peer, value in found.items()} == dict.fromkeys(peers, end)
 
 
 async def test_the_model_server_is_spoken_to_over_tls(aiohttp_client, jpeg, relay, files):
