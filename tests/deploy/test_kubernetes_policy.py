@@ -47,6 +47,14 @@ def test_no_container_can_gain_or_change_anything(combination):
 
 
 @EVERY
+def test_volumes_are_of_kinds_that_restricted_allows(combination):
+    """Image volumes among them, which the admission controller takes since 1.33."""
+    for pod in pods(combination):
+        kinds = {kind for volume in pod["volumes"] for kind in set(volume) - {"name"}}
+        assert kinds <= {"configMap", "emptyDir", "image", "secret"}
+
+
+@EVERY
 def test_no_pod_holds_a_token(combination):
     """Each has an account of its own, which has none either, and no links to Services."""
     accounts = {
