@@ -142,7 +142,7 @@ def _judge(environment: Environment, **_: Any) -> None:
     environment.process_exit_code = judge(Objective(options.p99_ms, options.late_ms), _kept)
     if options.plots:
         subprocess.run(  # noqa: S603  # our own module; matplotlib is no friend of gevent
-            [sys.executable, "-m", "loadtest.plots", raw, options.plots], check=True
+            [sys.executable, "-m", "loadtest.plots", raw, "--folder", options.plots], check=True
         )
 
 

@@ -1,4 +1,4 @@
-"""Plots of a load test's raw data: `python -m loadtest.plots load.csv DIR`.
+"""Plots of a load test's raw data: `python -m loadtest.plots load.csv --folder DIR`.
 
 NAME-latency.png: percentiles of the latency over the load, of each kind of request.
 NAME-throughput.png: photographs answered a second over the load.
@@ -21,22 +21,24 @@ from loadtest import samples
 from loadtest.gates import percentile
 from loadtest.samples import RIGHT, Sample
 
-_PERCENTS = {50: ":", 95: "--", 99: "-"}
+_PERCENTS = {50: ":", 99: "-"}
 _STAGES = ("read", "wait", "prepare", "predict", "explain")
+_LOAD = "load: users, or requests a second in an open loop"
 _DPI = 110
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw all three."""
     given = _arguments(arguments)
-    measured = samples.read(given.raw)
+    runs = [samples.read(raw) for raw in given.raw]
+    measured = [one for run in runs for one in run]
     given.folder.mkdir(parents=True, exist_ok=True)
     for name, figure in {
         "latency": latency(measured, given.objective),
-        "throughput": throughput(measured),
+        "throughput": throughput(runs),
         "stages": stages(measured),
     }.items():
-        path = given.folder / f"{given.raw.stem}-{name}.png"
+        path = given.folder / f"{given.name or given.raw[0].stem}-{name}.png"
         figure.savefig(path, dpi=_DPI)
         print(path)
     return 0
@@ -57,27 +59,22 @@ def latency(measured: Iterable[Sample], objective_ms: float) -> Figure:
             axes.plot([*right], values, style, marker="o", ms=4, color=f"C{number}", label=label)
     axes.axhline(objective_ms, color="black", linewidth=0.8)
     axes.annotate("objective", (0, objective_ms), xytext=(4, 3), textcoords="offset points")
-    axes.set(xlabel="load: users, or requests a second in an open loop", ylabel="milliseconds")
-    axes.set_title("Latency over load")
+    axes.set(xlabel=_LOAD, ylabel="milliseconds", title="Latency over load")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
-def throughput(measured: Sequence[Sample]) -> Figure:
+def throughput(runs: Iterable[Sequence[Sample]]) -> Figure:
     """Photographs answered rightly, a second, over the load."""
     figure, axes = _figure()
-    for name, levels in _by_name(measured).items():
-        rates = [
-            sum(one.photographs for one in of_level if one.outcome == RIGHT) / _seconds(of_level)
-            for of_level in levels.values()
-        ]
-        axes.plot([*levels], rates, marker="o", ms=4, label=name)
-    axes.set(
-        xlabel="load: users, or requests a second in an open loop", ylabel="photographs a second"
-    )
-    axes.set_title("Throughput over load")
+    for run in runs:
+        seconds = _seconds(run)
+        for name, levels in _by_name(run).items():
+            rates = [_answered(of_level) / seconds[level] for level, of_level in levels.items()]
+            axes.plot([*levels], rates, "o-", label=name)
+    axes.set(xlabel=_LOAD, ylabel="photographs a second", title="Throughput over load")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside right upper", fontsize=8)
@@ -133,16 +130,23 @@ def _by_name(measured: Iterable[Sample]) -> dict[str, dict[int, list[Sample]]]:
     return found
 
 
-def _seconds(of_level: Sequence[Sample]) -> float:
-    """From the first that was due to the last."""
-    instants = [sample.at for sample in of_level]
-    return max(1.0, max(instants) - min(instants))
+def _seconds(run: Iterable[Sample]) -> dict[int, float]:
+    """How long each level lasted: from its first request to its last."""
+    instants: dict[int, list[float]] = defaultdict(list)
+    for one in run:
+        instants[one.level].append(one.at)
+    return {level: max(1.0, max(times) - min(times)) for level, times in instants.items()}
+
+
+def _answered(of_level: Iterable[Sample]) -> int:
+    return sum(one.photographs for one in of_level if one.outcome == RIGHT)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.plots", description="Draw a CSV.")
-    parser.add_argument("raw", type=Path, help="what --raw of the locustfile wrote")
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("raw", type=Path, nargs="+", help="what --raw of the locustfile wrote")
+    parser.add_argument("--folder", type=Path, required=True, help="where the pictures go")
+    parser.add_argument("--name", help="what their names begin with; default: the first file's")
     parser.add_argument("--objective", type=float, default=200.0, metavar="MS")
     return parser.parse_args(arguments)
 

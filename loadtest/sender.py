@@ -73,7 +73,7 @@ def open_loop(
 def closed_loop(
     target: Target, requests: Sequence[bytes], clients: int, seconds: float, senders: int = 1
 ) -> list[Exchange]:
-    """Have each client send its next request once the last is answered."""
+    """Have each client send its next request once the last is answered; a refused one waits."""
     shares = [len(range(clients)[number::senders]) for number in range(senders)]
     return _in_processes(
         [_Sending(target, requests, clients=share, seconds=seconds) for share in shares]
@@ -110,6 +110,8 @@ class _Sending:
             done = []
             while (now := time.monotonic() - start) < self.seconds:
                 done.append(await send(next(numbers), now))
+                if done[-1].retry_after:
+                    await asyncio.sleep(float(done[-1].retry_after))
             return done
 
         clients = await asyncio.gather(*(client() for _ in range(self.clients)))
