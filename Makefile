@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
-HOST ?= http://127.0.0.1:8080
+URL ?= http://127.0.0.1:8080
 
 .PHONY: run test lint bench loadtest protos lock clean
 
@@ -24,9 +24,9 @@ bench: .venv/dev  ## the gateway beside the bare model server, in one run
 	$(BIN)/python -m export saved-model --if-needed
 	$(BIN)/python -m loadtest.bench
 
-loadtest: .venv/dev  ## a minute of mixed load on the service at HOST: `make run` starts one
+loadtest: .venv/dev  ## a minute of mixed load on the service at URL: `make run` starts one
 	$(BIN)/python -m export draw samples
-	$(BIN)/locust -f loadtest/locustfile.py --headless --only-summary --host $(HOST) \
+	$(BIN)/locust -f loadtest/locustfile.py --headless --only-summary --host $(URL) \
 		--users 4 --run-time 1m --html loadtest/results/latest-load.html \
 		--plots loadtest/results
 

@@ -5,6 +5,7 @@ What the idle service answers in a first quiet pass is right: under load nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
@@ -19,6 +20,8 @@ CLASSES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 _BOUNDARY = "photograph-boundary-7d3f2c"
 _RAW = {"Content-Type": "application/octet-stream"}
 _FORM = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+
+_PROBLEM = re.compile(rb'"urn:hemavision:problem:[^}]*?"status": ?(\d{3})')
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,16 @@ class Request:
     right_body: bytes = b""
 
     def outcome(self, reply: Reply) -> str:
-        """Tell RIGHT, WRONG, another status than 200, or what broke."""
+        """Tell RIGHT, WRONG, another status than 200, or what broke.
+
+        The status may be that of one photograph in a form.
+        """
         if reply.outcome != "200":
             return reply.outcome
-        return RIGHT if self._is_right(reply.body) else WRONG
+        if self._is_right(reply.body):
+            return RIGHT
+        problem = _PROBLEM.search(reply.body)
+        return problem[1].decode() if problem else WRONG
 
     def _is_right(self, body: bytes) -> bool:
         if body == self.right_body:  # pictures are: comparing them decodes them

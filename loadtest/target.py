@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
@@ -78,6 +79,8 @@ def _get(target: Target, path: str) -> tuple[int, str]:
             return reply.status, ""
     except urllib.error.HTTPError as error:
         return error.code, _detail(error.read())
+    except http.client.HTTPException:
+        return refuse(f"What listens at {target.url} is no gateway: it does not speak HTTP.")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return refuse(

@@ -1,6 +1,7 @@
 """What the load tests' tests share."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ def samples(jpeg, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def gateway(model_server) -> Iterator[str]:
-    """URL of a gateway over the tiny model; all load comes from one address."""
-    with processes.gateway(model_server, CLIENT_SHARE="1", MAX_WAIT="5") as running:
+    """URL of a gateway over the tiny model that refuses nobody, however busy this machine is."""
+    patient = {"CLIENT_SHARE": "1", "MAX_WAITING": "1000", "MAX_WAIT": "60", "DEADLINE": "60"}
+    with processes.gateway(model_server, **patient) as running:
         yield running.address
 
 
@@ -42,6 +44,18 @@ def unready(nobody) -> Iterator[str]:
     """URL of a gateway without a model server."""
     with processes.gateway(nobody.removeprefix("http://")) as running:
         yield running.address
+
+
+@pytest.fixture(scope="session")
+def guarded(model_server, tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """URL of a gateway that wants a key, and the key."""
+    making = [sys.executable, "-m", "gateway.cli", "key", "sre"]
+    made = subprocess.run(making, cwd=ROOT, capture_output=True, text=True, check=True)
+    (key,) = re.findall(r"hv_\S+", made.stderr)
+    keys = tmp_path_factory.mktemp("keys") / "keys.toml"
+    keys.write_text(made.stdout)
+    with processes.gateway(model_server, KEYS_FILE=str(keys)) as running:
+        yield running.address, key
 
 
 @pytest.fixture

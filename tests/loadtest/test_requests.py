@@ -66,6 +66,13 @@ def test_several_results_are_one_answer(cells):
     assert not answers.results(both).same_as(answers.results(reply().body))
 
 
+def test_a_photograph_refused_in_a_form_is_no_wrong_answer(cells):
+    """The form's status is 200; the photograph's own is told."""
+    request = learnt(requests.batch, cells, reply())
+    problem = {"type": "urn:hemavision:problem:overloaded", "title": "Too many", "status": 503}
+    assert request.outcome(Reply(200, json.dumps({"results": [problem]}).encode())) == "503"
+
+
 def test_a_service_that_is_wrong_when_idle_is_told_by_the_folders(cells):
     """The folder's name is the class; a folder of another name says nothing."""
     asked = learnt(requests.interactive, cells, reply("NEUTROPHIL"))
