@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -268,7 +269,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     add("--most", type=int, default=20, help="photographs taken from DIR")
     add("--host", metavar="URL", help="a gateway that runs; else one is started")
-    add("--key", help="its API key")
+    add("--key", default=os.environ.get("HEMAVISION_KEY"), help="its API key; or HEMAVISION_KEY")
     add("--cacert", metavar="FILE", help="the authority of its certificate")
     add("--models", type=Path, metavar="DIR", help="for the model server that is started")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="of the gateway started")
