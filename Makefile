@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: run test lint bench protos lock clean
+URL ?= http://127.0.0.1:8080
+
+.PHONY: run test lint bench loadtest protos lock clean
 
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
@@ -21,6 +23,12 @@ bench: .venv/dev  ## the gateway beside the bare model server, in one run
 	$(BIN)/python -m export draw samples
 	$(BIN)/python -m export saved-model --if-needed
 	$(BIN)/python -m loadtest.bench
+
+loadtest: .venv/dev  ## a minute of mixed load on the service at URL: `make run` starts one
+	$(BIN)/python -m export draw samples
+	$(BIN)/locust -f loadtest/locustfile.py --headless --only-summary --host $(URL) \
+		--users 4 --run-time 1m --html loadtest/results/latest-load.html \
+		--plots loadtest/results
 
 protos: .venv/dev  ## generate gateway/protos/serving_pb2.py and .pyi
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/protos/serving.proto

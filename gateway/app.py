@@ -272,7 +272,7 @@ def _counter(
     *,
     lifecycle: Lifecycle,
 ) -> Counter:
-    places = max(1, settings.max_in_flight // 2)  # the others are for who asks about one cell
+    places = (settings.max_in_flight + 1) // 2  # the others are for who asks about one cell
     share = settings.client_share * places if settings.client_share < 1 else float("inf")
     return Counter(
         limits=SeriesLimits(

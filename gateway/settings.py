@@ -235,14 +235,15 @@ class Settings:
     """Memory for what is uploaded, of all requests but series together, in bytes. A request that
     finds too little free waits a moment, and is refused with 503; none can have more than this."""
 
-    max_in_flight: int = _setting(8, _count)
-    """Photographs worked on at once. A TensorFlow Serving refuses more calls than 4 x its CPUs,
-    of all gateways together."""
+    max_in_flight: int = _setting(_usable_cores() + 1, _count)
+    """Photographs worked on at once: one more than the model server has cores keeps them busy, and
+    each further one makes all of them wait. A TensorFlow Serving refuses more calls than 4 x its
+    CPUs, of all gateways together."""
 
     max_waiting: int = _setting(16, _count)
     """Photographs that wait to be let in; one more is refused at once with 503."""
 
-    max_wait: float = _setting(0.15, _amount)
+    max_wait: float = _setting(0.05, _amount)
     """Longest wait of a photograph to be let in, or for memory, in seconds; then it is refused
     with 503."""
 

@@ -1,0 +1,157 @@
+"""Load on a running gateway by Locust: `locust -f loadtest/locustfile.py --help`.
+
+Options, the shape of the load, and the gate. A run without a browser (`--headless`) ends with
+status 0 where the objective was met, 1 where it was not, and 2 where nothing could be measured.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from locust import LoadTestShape, events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from loadtest import photographs, requests, samples, target
+from loadtest.gates import Objective, judge
+from loadtest.samples import Sample
+from loadtest.shapes import SHAPES, Stage, level_at
+from loadtest.users import (
+    PATIENCE,
+    Asking,
+    Batch,
+    Explain,
+    Interactive,
+    Mixed,
+    ModelServer,
+    Setting,
+    now,
+)
+
+__all__ = ["Batch", "Explain", "Interactive", "Mixed", "ModelServer", "Shaped"]  # for Locust
+
+_DEFAULT_SECONDS = 60
+_kept: list[Sample] = []
+
+
+class Shaped(LoadTestShape):
+    """The load of ``--shape``, up to ``--users`` for ``--run-time``."""
+
+    use_common_options = True
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return how many users there are now, all of them within a second."""
+        assert self.runner is not None  # Locust sets it before it asks
+        options = self.runner.environment.parsed_options
+        level = level_at(_shape(options), self.get_run_time())  # type: ignore[no-untyped-call]
+        return None if level is None else (level, float(level))
+
+
+def _options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("HemaVision")
+    add = group.add_argument
+    add("--photographs", default="samples", metavar="DIR", help="any folder; default: samples")
+    add("--most", type=int, default=50, help="photographs taken from DIR, evenly; default: 50")
+    add("--shape", choices=list(SHAPES), default="steady", help="of the load; default: steady")
+    add(
+        "--loop",
+        choices=["closed", "open"],
+        default="closed",
+        help="closed: --users people who wait for answers; open: --users requests a second",
+    )
+    add("--think", type=float, default=1.0, help="seconds on average, closed loop; default: 1")
+    add("--form", type=int, default=4, metavar="N", help="photographs in a form; default: 4")
+    add("--model-server", default="127.0.0.1:8500", metavar="HOST:PORT", help="for ModelServer")
+    parser.add_argument("--key", env_var="HEMAVISION_KEY", help="API key", is_secret=True)
+    add("--cacert", env_var="HEMAVISION_CACERT", metavar="FILE", help="authority for HTTPS")
+    add("--p99-ms", type=float, default=200.0, help="objective of one photograph; default: 200")
+    add("--late-ms", type=float, default=20.0, help="most that 99 %% may be sent late; default: 20")
+    add("--raw", default="loadtest/results/latest-load.csv", metavar="FILE", help="every request")
+    add("--plots", metavar="DIR", help="draw the raw data there")
+
+
+def _prepare(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    assert options is not None  # Locust was started by its command
+    if not options.user_classes:
+        environment.user_classes = [Mixed]
+    environment.stop_timeout = environment.stop_timeout or PATIENCE
+    environment.host = environment.host or Asking.host
+    where = target.Target(environment.host, options.key, options.cacert)
+    if environment.user_classes != [ModelServer]:
+        target.check(where)
+    if not isinstance(environment.runner, MasterRunner):
+        _learn_right_answers(environment.user_classes, _setting(options, where))
+
+
+def _setting(options: Namespace, where: target.Target) -> Setting:
+    return Setting(
+        target=where,
+        model_server=options.model_server,
+        photographs=photographs.named(Path(options.photographs), options.most),
+        size=options.form,
+        think=options.think,
+        open_loop=options.loop == "open",
+        shape=_shape(options),
+        keep=_kept.append,
+    )
+
+
+def _learn_right_answers(classes: Sequence[Any], setting: Setting) -> None:
+    asked = [request for users in classes for request in users.prepare(setting)]
+    if wrong := sorted(set(requests.misnamed(asked))):
+        print(f"Named otherwise than their folders, even idle: {', '.join(wrong)}")
+    Asking.prepared.set()
+
+
+def _shape(options: Any) -> list[Stage]:
+    return SHAPES[options.shape](options.num_users or 1, options.run_time or _DEFAULT_SECONDS)
+
+
+def _begin(**_: Any) -> None:
+    _kept.clear()
+    Asking.began = now()
+
+
+def _send_samples(data: dict[str, Any], **_: Any) -> None:
+    data["samples"] = [astuple(sample) for sample in _kept]
+    _kept.clear()
+
+
+def _take_samples(data: dict[str, Any], **_: Any) -> None:
+    _kept.extend(samples.parse(row) for row in data.get("samples", []))
+
+
+def _judge(environment: Environment, **_: Any) -> None:
+    """Write what was measured, and end with the gate's status."""
+    environment.process_exit_code = 0
+    if isinstance(environment.runner, WorkerRunner):
+        return
+    options = environment.parsed_options
+    assert options is not None  # Locust was started by its command
+    raw = Path(options.raw)
+    samples.write(raw, sorted(_kept, key=lambda sample: sample.at))
+    print(f"every request: {raw}")
+    environment.process_exit_code = judge(Objective(options.p99_ms, options.late_ms), _kept)
+    if options.plots:
+        subprocess.run(  # noqa: S603  # our own module; matplotlib is no friend of gevent
+            [sys.executable, "-m", "loadtest.plots", raw, "--folder", options.plots], check=True
+        )
+
+
+for _event, _listener in (
+    (events.init_command_line_parser, _options),
+    (events.init, _prepare),
+    (events.test_start, _begin),
+    (events.report_to_master, _send_samples),
+    (events.worker_report, _take_samples),
+    (events.quitting, _judge),
+):
+    _event.add_listener(_listener)  # type: ignore[no-untyped-call]

@@ -1,0 +1,115 @@
+"""Locust against a real gateway: each kind of user, and every status that it can end with."""
+
+import asyncio
+import json
+import re
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from loadtest import samples as raw
+from loadtest.samples import RIGHT
+
+PATIENT = ["--p99-ms", "100000", "--late-ms", "100000"]  # how fast it is here is no matter
+
+
+def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, tmp_path):
+    """A second of each; every request is in the raw data, with the server's account of it."""
+    users = ["Interactive", "Explain", "Batch", "ModelServer"]
+    load = ["--photographs", samples, "--users", 4, "--run-time", "2s", "--think", 0.05]
+    done = locust(*users, "--host", gateway, "--model-server", model_server, *load, *PATIENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = raw.read(tmp_path / "raw.csv")
+    assert f"Objective met: {len(kept)} requests" in done.stdout
+    assert {sample.outcome for sample in kept} == {RIGHT}
+    named = {sample.name for sample in kept}
+    assert named >= {"interactive", "explain", "model server"}
+    assert named & {"batch of 4", "differential of 4"}
+    of_gateway = [sample for sample in kept if sample.name != "model server"]
+    assert all("predict" in sample.stages() for sample in of_gateway)
+
+
+def test_an_open_loop_sends_by_its_own_clock(locust, gateway, samples, tmp_path):
+    """Mixed work in steps, with a report and plots: no user waits for another's answer."""
+    load = ["--photographs", samples, "--users", 5, "--run-time", "2s", "--loop", "open"]
+    report = ["--html", tmp_path / "load.html", "--plots", tmp_path]
+    done = locust("--host", gateway, *load, "--shape", "step", *PATIENT, *report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = raw.read(tmp_path / "raw.csv")
+    assert {sample.level for sample in kept} <= {1, 2, 3, 4, 5}
+    assert all(sample.ms >= sample.late_ms >= 0 for sample in kept)
+    assert "<html" in (tmp_path / "load.html").read_text()
+    assert (tmp_path / "raw-latency.png").stat().st_size > 0
+
+
+def test_workers_share_a_load(gateway, samples, locust, tmp_path):
+    """What both sent reaches the master, which judges it."""
+    load = ["--photographs", samples, "--users", 4, "--run-time", "2s", "--think", 0.05]
+    done = locust("--host", gateway, "--processes", 2, *load, *PATIENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 workers connected" in done.stderr
+    (counted,) = re.findall(r"Objective met: (\d+) requests", done.stdout)
+    assert int(counted) == len(raw.read(tmp_path / "raw.csv")) > 0
+
+
+def test_a_missed_objective_ends_with_1(locust, gateway, samples):
+    """No gateway answers within a hundredth of a millisecond."""
+    load = ["--photographs", samples, "--run-time", "1s", "--think", 0.05]
+    done = locust("Interactive", "--host", gateway, *load, "--p99-ms", 0.01)
+    assert done.returncode == 1
+    assert "Objective missed: 1 % of interactive took" in done.stderr
+
+
+def test_nothing_to_load_ends_with_2(locust, nobody, samples):
+    """Nobody there: one sentence."""
+    done = locust("--host", nobody, "--photographs", samples)
+    assert done.returncode == 2
+    (told,) = [line for line in done.stderr.splitlines() if "locust" not in line]
+    assert told.startswith(f"No gateway can be reached at {nobody} ")
+
+
+def test_no_photographs_end_with_2(locust, gateway, tmp_path):
+    """An empty folder: one sentence."""
+    done = locust("--host", gateway, "--photographs", tmp_path)
+    assert done.returncode == 2
+    (told,) = [line for line in done.stderr.splitlines() if "locust" not in line]
+    assert told.startswith(f"no photograph in {tmp_path}")
+
+
+def test_the_key_is_taken_from_the_environment(locust, guarded, samples):
+    """As `hemavision classify` takes it."""
+    url, key = guarded
+    load = ["--photographs", samples, "--run-time", "1s", *PATIENT]
+    done = locust("Interactive", "--host", url, *load, HEMAVISION_KEY=key)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_a_wrong_answer_and_a_5xx_end_with_1(locust, samples):
+    """A service that says something else under load than before, or fails."""
+    asked = 0
+
+    async def classify(request):
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise web.HTTPInternalServerError
+        shares = {"EOSINOPHIL": 0.9 if asked == 1 else 0.1}
+        body = {"prediction": "EOSINOPHIL", "confidence": 0.9, "probabilities": shares}
+        return web.Response(text=json.dumps(body))
+
+    async def well(request):
+        return web.Response(text="{}")
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/readyz", well), web.get("/v1/model", well), web.post("/v1/classify", classify)]
+    )
+    async with TestServer(app) as server:
+        given = ["Interactive", "--host", str(server.make_url("")), "--think", 0.05]
+        done = await asyncio.to_thread(
+            locust, *given, "--photographs", samples, "--run-time", "1s", *PATIENT
+        )
+    assert done.returncode == 1
+    assert "1 of " in done.stderr
+    assert "requests of interactive were answered with 500." in done.stderr
+    assert "answered otherwise than by the idle service" in done.stderr

@@ -1,0 +1,76 @@
+"""More than the service can do: what is counted, and when it is missed."""
+
+import csv
+
+import pytest
+
+from loadtest import overload
+from loadtest.overload import CLOSED, Demands, Outcome
+from loadtest.samples import RIGHT, WRONG
+
+
+def outcome(load=4.0, ms=20.0, outcome=RIGHT, retry_after="", late_ms=1.0):
+    return Outcome(0, load, 0.5, late_ms, ms, outcome, retry_after)
+
+
+def refusal(ms=5.0, retry_after="1"):
+    return outcome(ms=ms, outcome="503", retry_after=retry_after)
+
+
+def judged(*outcomes):
+    """The sentences for a second of each load; ten in time at the closed loop."""
+    seen = [*[outcome(CLOSED)] * 10, *outcomes]
+    return Demands().missed(seen, overload.figures(seen, 200.0, seconds=1.0))
+
+
+def test_a_service_that_keeps_its_goodput_misses_nothing():
+    """Nine of ten in time, and quick refusals that say when to come back."""
+    assert not judged(*[outcome()] * 9, *[refusal()] * 30)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "sentence"),
+    [
+        ([outcome()] * 8, "8.0 photographs a second were answered in time, 0.80 of the best"),
+        ([*[outcome()] * 9, outcome(ms=300)], "1 % of the answers took 300 ms"),
+        ([*[outcome()] * 9, refusal(ms=150)], "1 % of the refusals took 150 ms"),
+        ([*[outcome()] * 9, refusal(retry_after="")], "1 refusals have no Retry-After"),
+        ([*[outcome()] * 9, outcome(outcome=WRONG)], "1 answers differ"),
+        ([*[outcome()] * 9, outcome(outcome="500")], "neither an answer nor a refusal: 500"),
+        ([*[outcome()] * 9, outcome(outcome="0")], "neither an answer nor a refusal: no answer"),
+    ],
+)
+def test_each_miss_has_its_sentence(outcomes, sentence):
+    """What is late is no goodput; nothing but an answer and a refusal is right under any load."""
+    (told,) = judged(*outcomes)
+    assert sentence in told
+
+
+def test_a_late_sender_proves_nothing(capsys):
+    """Status 2: it was the load generator's fault."""
+    seen = [outcome(late_ms=50.0)]
+    assert overload._judge(Demands(), seen, overload.figures(seen, 200.0, 1.0)) == 2
+    assert "could not keep up" in capsys.readouterr().err
+
+
+def test_a_real_gateway_is_overloaded(gateway, samples, tmp_path, capsys):
+    """Closed loop, then four open ones; every request is written, and it is drawn."""
+    plenty = ["--goodput", "0.01", "--accepted-ms", "60000", "--refused-ms", "60000"]
+    given = ["--rounds", "1", "--seconds", "0.5", *plenty]
+    files = ["--raw", str(tmp_path / "raw.csv"), "--plot", str(tmp_path / "plot.png")]
+    status = overload.main(["--photographs", str(samples), "--host", gateway, *given, *files])
+    told = capsys.readouterr()
+    assert status in {0, 2}, told.err  # a busy machine may make the sender late
+    rows = list(csv.DictReader((tmp_path / "raw.csv").read_text().splitlines()))
+    assert {float(row["load"]) for row in rows} == {CLOSED, *overload.FACTORS}
+    assert {row["outcome"] for row in rows} <= {RIGHT, "503"}
+    assert (tmp_path / "plot.png").stat().st_size > 0
+    assert "4 x" in told.out
+
+
+def test_nothing_to_overload_ends_with_2(nobody, samples, capsys):
+    """One sentence."""
+    with pytest.raises(SystemExit) as ended:
+        overload.main(["--photographs", str(samples), "--host", nobody])
+    assert ended.value.code == 2
+    assert "No gateway can be reached" in capsys.readouterr().err
