@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.refusal import refuse
+
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A file's name, its bytes, and the class that its folder is named after, if it is one."""
+
+    name: str
+    body: bytes
+    folder: str
 
 
 def read(folder: Path, most: int) -> list[bytes]:
     """Read at most ``most`` files, spread over the folder: its first may all be of one class.
 
     Raises:
-        SystemExit: it has none; the message says where it looked.
+        SystemExit: there is none, or one cannot be read; the message says where it looked.
     """
-    files = sorted(p for p in folder.glob("**/*") if _is_photograph(p))
-    if not files:
-        raise SystemExit(f"no photograph in {folder}: `python -m export draw {folder}` draws some")
-    return [path.read_bytes() for path in files[:: max(1, len(files) // most)][:most]]
+    return [photograph.body for photograph in named(folder, most)]
+
+
+def named(folder: Path, most: int) -> list[Photograph]:
+    """Read the same, with their names.
+
+    Raises:
+        SystemExit: as above.
+    """
+    if not folder.is_dir():
+        refuse(f"{folder} is no folder: name one with photographs.")
+    try:
+        files = sorted(p for p in folder.glob("**/*") if _is_photograph(p))
+        chosen = files[:: max(1, len(files) // most)][:most]
+        found = [Photograph(path.name, path.read_bytes(), path.parent.name) for path in chosen]
+    except OSError as error:
+        refuse(f"{error.filename or folder} cannot be read: {error.strerror}.")
+    if not found:
+        refuse(f"no photograph in {folder}: `python -m export draw {folder}` draws some")
+    return found
 
 
 def _is_photograph(path: Path) -> bool:

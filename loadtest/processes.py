@@ -37,6 +37,13 @@ def gateway(model_server: str, **settings: str) -> Iterator[Part]:
 
 
 @contextmanager
+def baseline(name: str, *arguments: str) -> Iterator[Part]:
+    """Run one of ``loadtest.baselines`` on a free port, from when it is warm."""
+    with _running(f"loadtest.baselines.{name}", *arguments) as part:
+        yield part
+
+
+@contextmanager
 def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]:
     """Run a module until its first line, whose last word is its address; stop it afterwards."""
     process = subprocess.Popen(  # noqa: S603  # our own modules
