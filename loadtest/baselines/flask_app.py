@@ -66,7 +66,7 @@ def _picture(body: bytes) -> Picture:
 def _gradcam(model: keras.Model, picture: Picture, class_index: int) -> NDArray[np.float32]:
     """Return the map [h, w], 0 to 1."""
     gradient_model = keras.Model(
-        model.inputs, [model.get_layer(LAST_CONVOLUTION).output, model.output]
+        model.input, [model.get_layer(LAST_CONVOLUTION).output, model.output]
     )
     with tf.GradientTape() as tape:
         features, probabilities = gradient_model(picture[np.newaxis])

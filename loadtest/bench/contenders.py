@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from loadtest.refusal import refuse
 Ask = Callable[[int], bytes]
 """Send photograph number i over a client's own connection; return the reply's body."""
 
-_BINARY = "application/octet-stream"
+BINARY = "application/octet-stream"
 _BOUNDARY = "hemavision-bench"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PATIENCE = 60.0  # seconds for one answer
@@ -34,12 +34,12 @@ class Refused(Exception):
 class Contender:
     """A service under comparison.
 
-    ``connect`` makes a client, ``predicted`` reads the class from a reply, and ``pids`` are the
+    ``connect`` opens a client with a connection of its own, ``predicted`` reads the class from a reply, and ``pids`` are the
     processes that together are the service. ``ours`` is False for what others would write.
     """
 
     name: str
-    connect: Callable[[], Ask]
+    connect: Callable[[], AbstractContextManager[Ask]]
     predicted: Callable[[bytes], str]
     pids: tuple[int, ...]
     ours: bool = True
@@ -104,7 +104,7 @@ def _gateway(
     def contender(name: str, query: str) -> Contender:
         return Contender(
             name,
-            lambda: _http_client(gateway.address, f"/v1/classify{query}", _BINARY, bodies),
+            lambda: http_client(gateway.address, f"/v1/classify{query}", BINARY, bodies),
             _prediction,
             (gateway.process.pid, server.process.pid),
         )
@@ -120,7 +120,7 @@ def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
     def contender(name: str, query: str) -> Contender:
         return Contender(
             name,
-            lambda: _http_client(part.address, f"/classify{query}", _BINARY, bodies),
+            lambda: http_client(part.address, f"/classify{query}", BINARY, bodies),
             _prediction,
             (part.process.pid,),
             ours=False,
@@ -133,50 +133,57 @@ def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:
     forms = [_form(body) for body in bodies]
     return Contender(
         "flask",
-        lambda: _http_client(part.address, "/predict", _FORM, forms),
+        lambda: http_client(part.address, "/predict", _FORM, forms),
         _prediction,
         (part.process.pid,),
         ours=False,
     )
 
 
-def _grpc_client(address: str, sent: list[bytes]) -> Ask:
-    # a client of its own has a connection of its own
-    channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-    predict = channel.unary_unary(requests.METHOD)
+@contextmanager
+def _grpc_client(address: str, sent: list[bytes]) -> Iterator[Ask]:
+    options = [("grpc.use_local_subchannel_pool", 1)]  # or clients would share a connection
+    with grpc.insecure_channel(address, options) as channel:
+        predict = channel.unary_unary(requests.METHOD)
 
-    def ask(number: int) -> bytes:
-        try:
-            return bytes(predict(sent[number], timeout=_PATIENCE))
-        except grpc.RpcError as error:
-            if error.code() in _BUSY:
-                raise Refused from error
-            raise
+        def ask(number: int) -> bytes:
+            try:
+                return bytes(predict(sent[number], timeout=_PATIENCE))
+            except grpc.RpcError as error:
+                if error.code() in _BUSY:
+                    raise Refused from error
+                raise
 
-    return ask
+        yield ask
 
 
-def _http_client(url: str, path: str, media_type: str, bodies: list[bytes]) -> Ask:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_PATIENCE)
-    headers = {"Content-Type": media_type}
+@contextmanager
+def http_client(url: str, path: str, media_type: str, bodies: list[bytes]) -> Iterator[Ask]:
+    """Open a client with a connection of its own, which posts ``bodies`` to ``path``."""
+    host, headers = url.removeprefix("http://"), {"Content-Type": media_type}
+    with closing(http.client.HTTPConnection(host, timeout=_PATIENCE)) as connection:
 
-    def ask(number: int) -> bytes:
-        connection.request("POST", path, bodies[number], headers)
-        response = connection.getresponse()
-        reply = response.read()
-        if response.status in (http.client.SERVICE_UNAVAILABLE, http.client.TOO_MANY_REQUESTS):
-            raise Refused
-        if response.status != http.client.OK:
-            raise RuntimeError(f"{url}{path}: {response.status} {reply[:200]!r}")
-        return reply
+        def ask(number: int) -> bytes:
+            connection.request("POST", path, bodies[number], headers)
+            with connection.getresponse() as response:
+                return _body(response)
 
-    return ask
+        yield ask
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    body = response.read()
+    if response.status in (http.client.SERVICE_UNAVAILABLE, http.client.TOO_MANY_REQUESTS):
+        raise Refused
+    if response.status != http.client.OK:
+        raise RuntimeError(f"{response.status} {body[:200]!r}")
+    return body
 
 
 def _form(body: bytes) -> bytes:
     head = (
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="cell"\r\n'
-        f"Content-Type: {_BINARY}\r\n\r\n"
+        f"Content-Type: {BINARY}\r\n\r\n"
     )
     return head.encode() + body + f"\r\n--{_BOUNDARY}--\r\n".encode()
 

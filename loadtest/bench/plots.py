@@ -45,7 +45,7 @@ def _latency(runs: Sequence[Run]) -> Figure:
     axes.set(xlabel="milliseconds for one client", ylabel="% of photographs answered by then")
     axes.set_title("One client, interleaved rounds")
     axes.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside center right", fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     return figure
 
 

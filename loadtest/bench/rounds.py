@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from loadtest.bench.contenders import Ask, Contender, Refused
@@ -52,12 +54,13 @@ def check_agreement(contenders: Sequence[Contender], photographs: int) -> None:
     Raises:
         SystemExit: they do not; the sentence names the photograph and what each said.
     """
-    clients = {contender: contender.connect() for contender in contenders}
-    for number in range(photographs):
-        said = {c.name: c.predicted(ask(number)) for c, ask in clients.items()}
-        if len(set(said.values())) > 1:
-            each = ", ".join(f"{name} says {predicted}" for name, predicted in said.items())
-            refuse(f"The contenders disagree on photograph {number}: {each}.")
+    with ExitStack() as stack:
+        clients = {c: stack.enter_context(c.connect()) for c in contenders}
+        for number in range(photographs):
+            said = {c.name: c.predicted(ask(number)) for c, ask in clients.items()}
+            if len(set(said.values())) > 1:
+                each = ", ".join(f"{name} says {predicted}" for name, predicted in said.items())
+                refuse(f"The contenders disagree on photograph {number}: {each}.")
 
 
 def interleaved(
@@ -67,15 +70,16 @@ def interleaved(
 
     The order within a round is drawn, from a fixed seed: nobody always follows the same one.
     """
-    clients = {contender.name: contender.connect() for contender in contenders}
-    times: dict[str, list[float]] = {name: [] for name in clients}
-    order, dice = list(clients), random.Random(7)  # noqa: S311  # no secret
-    for number in range(-_WARMUP_ROUNDS, rounds):
-        dice.shuffle(order)
-        for name in order:
-            elapsed = _timed(clients[name], number % photographs)
-            if number >= 0:
-                times[name].append(elapsed)
+    times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    order, dice = list(times), random.Random(7)  # noqa: S311  # no secret
+    with ExitStack() as stack:
+        clients = {c.name: stack.enter_context(c.connect()) for c in contenders}
+        for number in range(-_WARMUP_ROUNDS, rounds):
+            dice.shuffle(order)
+            for name in order:
+                elapsed = _timed(clients[name], number % photographs)
+                if number >= 0:
+                    times[name].append(elapsed)
     return times
 
 
@@ -120,10 +124,11 @@ def _closed_loop(contender: Contender, clients: int, seconds: float, photographs
     end = time.perf_counter() + seconds
 
     def client(offset: int) -> None:
-        ask, number = contender.connect(), offset
-        while time.perf_counter() < end:
-            tally.count(_answered(ask, number % photographs))
-            number += 1
+        with contender.connect() as ask:
+            for number in itertools.count(offset):
+                if time.perf_counter() >= end:
+                    break
+                tally.count(_answered(ask, number % photographs))
 
     with ThreadPoolExecutor(clients) as pool:
         for outcome in [pool.submit(client, offset) for offset in range(clients)]:
