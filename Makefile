@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: run test lint bench protos lock clean
+.PHONY: run test lint bench bench-check bench-record model protos lock clean
 
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
@@ -17,10 +17,20 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
-bench: .venv/dev  ## the gateway beside the bare model server, in one run
+bench: model  ## the gateway beside the bare model server, FastAPI and Flask, in one run
+	$(BIN)/python -m loadtest.bench
+
+bench-check: model  ## the same; status 1 where it became slower than recorded
+	$(BIN)/python -m loadtest.bench --check
+
+bench-record: model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
+	$(BIN)/python -m loadtest.bench --record
+	$(BIN)/python -m loadtest.capacity --record
+	$(BIN)/python -m loadtest.fleet --record
+
+model: .venv/dev  ## drawings and the model, to be measured
 	$(BIN)/python -m export draw samples
 	$(BIN)/python -m export saved-model --if-needed
-	$(BIN)/python -m loadtest.bench
 
 protos: .venv/dev  ## generate gateway/protos/serving_pb2.py and .pyi
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/protos/serving.proto

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fleets = {size: _fleet(size, version, bodies, given) for size in given.servers}
     text = _table(fleets, given.rate)
     print(text)
-    _write(given.results, fleets)
+    _write(given.results / f"{'' if given.record else 'latest-'}fleet-times.csv", fleets)
     if given.record:
         tables.put("fleet", f"{text}\n\n{machine.sentence(machine.facts())}.")
     return 0 if all(outcome.good for outcome in fleets.values()) else 1
@@ -152,9 +152,9 @@ def _table(fleets: dict[int, Outcome], rate: float) -> str:
     return f"{rate:g} photographs a second:\n\n{tables.markdown(header, rows)}"
 
 
-def _write(folder: Path, fleets: dict[int, Outcome]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "fleet-times.csv").open("w", newline="") as file:
+def _write(path: Path, fleets: dict[int, Outcome]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model servers", "phase", "outcome", "ms"])
         for size, outcome in fleets.items():
@@ -173,7 +173,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--servers", type=int, nargs="+", default=[2, 4], metavar="N")
     parser.add_argument("--rate", type=float, default=20, help="photographs a second")
     parser.add_argument("--seconds", type=float, default=15, help="of load before and after")
-    parser.add_argument("--record", action="store_true", help="put the table into the README")
+    parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
     return parser.parse_args(arguments)
 

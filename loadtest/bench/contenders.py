@@ -34,8 +34,9 @@ class Refused(Exception):
 class Contender:
     """A service under comparison.
 
-    ``connect`` opens a client with a connection of its own, ``predicted`` reads the class from a reply, and ``pids`` are the
-    processes that together are the service. ``ours`` is False for what others would write.
+    ``connect`` opens a client with a connection of its own, ``predicted`` reads the class from a
+    reply, and ``pids`` are the processes that together are the service. ``ours`` is False for
+    what others would write.
     """
 
     name: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from loadtest.bench import BASELINE
-from loadtest.bench.rounds import Turn
 
 MEASURES = {
     "p50": "p50, ms",
@@ -25,6 +25,23 @@ MORE_IS_BETTER = {"throughput"}
 
 Figures = dict[str, dict[str, float]]
 """Contender -> measure -> figure."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One contender's turn at saturation.
+
+    Answers and refusals of ``seconds``, the processor time in seconds that the service took for
+    them, and its highest memory in bytes.
+    """
+
+    number: int
+    contender: str
+    seconds: float
+    answered: int
+    refused: int
+    cpu_seconds: float
+    peak_bytes: int
 
 
 def figures(times: Mapping[str, Sequence[float]], turns: Sequence[Turn]) -> Figures:

@@ -12,8 +12,7 @@ from typing import Any
 from loadtest import tables
 from loadtest.bench import BASELINE
 from loadtest.bench.gate import Band, Bands, bands
-from loadtest.bench.outcome import MEASURES, Figures, figures, plain, ratios
-from loadtest.bench.rounds import Turn
+from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios
 from loadtest.machine import Machine
 
 

@@ -12,28 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from loadtest.bench.contenders import Ask, Contender, Refused
+from loadtest.bench.outcome import Turn
 from loadtest.refusal import refuse
 from loadtest.usage import metered
 
 _WARMUP_ROUNDS = 5
 _REFUSED_PAUSE = 0.01  # seconds; a client that is turned away does not hammer
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One contender's turn at saturation.
-
-    Answers and refusals of ``seconds``, the processor time in seconds that the service took for
-    them, and its highest memory in bytes.
-    """
-
-    number: int
-    contender: str
-    seconds: float
-    answered: int
-    refused: int
-    cpu_seconds: float
-    peak_bytes: int
 
 
 @dataclass

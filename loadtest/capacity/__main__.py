@@ -27,12 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(machine.sentence(here))
     measured = measure(bodies, given.models, given.alone, given.seconds)
     replica = fitted(measured)
-    report.write(given.results, here, measured, replica)
+    report.write(given.results / _name(given), here, measured, replica)
     text = f"{report.fit(replica, measured)}\n\n{_table(given, measured.cost, replica, here)}"
     print(f"\n{text}")
     if given.record:
         tables.put("capacity", f"{text}\n\n{machine.sentence(here)}.")
     return 0
+
+
+def _name(given: argparse.Namespace) -> str:
+    return "capacity" if given.record else "latest-capacity"
 
 
 def _table(given: argparse.Namespace, cost: Cost, replica: Replica, here: machine.Machine) -> str:
@@ -54,7 +58,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alone", type=int, default=200, help="photographs of one client")
     parser.add_argument("--gigabits", type=float, default=10.0, help="of a network card, a second")
     parser.add_argument("--price-per-core-hour", type=float, metavar="PRICE")
-    parser.add_argument("--record", action="store_true", help="put the tables into the README")
+    parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
     return parser.parse_args(arguments)
 

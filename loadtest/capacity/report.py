@@ -95,9 +95,9 @@ def sizes(rate: float, cost: Cost, cores: int, price: float | None) -> str:
     return f"{tables.markdown(header, rows)}\n\nReplicas are N / {rate:.1f}, rounded up; {formula}."
 
 
-def write(folder: Path, here: machine.Machine, measured: Measured, replica: Replica) -> None:
-    """Write the record, every reply's time, and the plot."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(target: Path, here: machine.Machine, measured: Measured, replica: Replica) -> None:
+    """Write the record, every reply's time, and the plot; their names begin with ``target``'s."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "machine": here,
         "alone_ms": [round(1000 * seconds, 2) for seconds in measured.alone],
@@ -106,14 +106,14 @@ def write(folder: Path, here: machine.Machine, measured: Measured, replica: Repl
         "points": [point._asdict() for point in measured.points],
         "fit": {"servers": replica.servers, "capacity": replica.capacity, "scv": replica.scv},
     }
-    (folder / "capacity.json").write_text(json.dumps(record) + "\n")
-    with (folder / "capacity-times.csv").open("w", newline="") as file:
+    target.with_suffix(".json").write_text(json.dumps(record) + "\n")
+    with target.with_name(f"{target.name}-times.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["offered a second", "outcome", "ms"])
         for rate, reply in measured.replies:
             took = 1000 * (reply.ended - reply.sent)
             writer.writerow([f"{rate:.1f}", reply.outcome, f"{took:.1f}"])
-    _plot(replica, measured).savefig(folder / "capacity.png", dpi=110)
+    _plot(replica, measured).savefig(target.with_suffix(".png"), dpi=110)
 
 
 def _plot(replica: Replica, measured: Measured) -> Figure:

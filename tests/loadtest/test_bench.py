@@ -8,8 +8,7 @@ import pytest
 from loadtest import machine, tables
 from loadtest.bench import BASELINE, gate, report
 from loadtest.bench.__main__ import main
-from loadtest.bench.outcome import MEASURES
-from loadtest.bench.rounds import Turn
+from loadtest.bench.outcome import MEASURES, Turn
 
 CONTENDERS = (
     "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay jpeg",

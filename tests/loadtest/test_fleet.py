@@ -17,7 +17,7 @@ def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, c
         *("--rate", "25", "--seconds", "4", "--results", str(results)),
     ]
     assert fleet.main(given) == 0, capsys.readouterr().out
-    with (results / "fleet-times.csv").open() as file:
+    with (results / "latest-fleet-times.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["outcome"] for row in rows} == {"200"}
     assert {row["phase"] for row in rows} == {"before", "after"}

@@ -5,8 +5,7 @@ import pytest
 
 from loadtest import machine
 from loadtest.bench import BASELINE, gate
-from loadtest.bench.outcome import MEASURES, figures, ratios
-from loadtest.bench.rounds import Turn
+from loadtest.bench.outcome import MEASURES, Turn, figures, ratios
 
 
 def run(value: float) -> dict[str, dict[str, float]]:
