@@ -105,7 +105,9 @@ def main() -> None:
     app = create_app(parser.parse_args().version)
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"FastAPI at http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    # clients that pause keep their connections, as with other servers; uvicorn's default is 5 s
+    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=75)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -99,16 +99,16 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
 def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
     """What is to be done: for a check, what was done for the record."""
     path = given.results / f"{_RECORD}.json"
-    digest = _digest(bodies)
+    pixels = digest(bodies)
     if given.check and path.is_file():
-        return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": digest}))
+        return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": pixels}))
     if given.quick:
-        return report.Plan(30, 1, 2.0, given.clients, digest)
-    return report.Plan(given.rounds, given.turns, given.seconds, given.clients, digest)
+        return report.Plan(30, 1, 2.0, given.clients, pixels)
+    return report.Plan(given.rounds, given.turns, given.seconds, given.clients, pixels)
 
 
-def _digest(bodies: Sequence[bytes]) -> str:
-    """Of the pixels: the same drawing may be compressed differently elsewhere."""
+def digest(bodies: Sequence[bytes]) -> str:
+    """Hash the pixels: the same drawing may be compressed differently elsewhere."""
     found = hashlib.sha256()
     for body in bodies:
         found.update(Image.open(io.BytesIO(body)).convert("RGB").tobytes())
