@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.refusal import refuse
+
 
 @dataclass(frozen=True)
 class Part:
@@ -58,7 +60,7 @@ def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]
             assert process.stdout is not None  # it is a pipe
             line = process.stdout.readline()
             if not line:
-                raise SystemExit(f"{module} did not start; run it by hand to see why")
+                refuse(f"{module} did not start; run it by hand to see why.")
             yield Part(process, line.split()[-1])
         finally:
             _stop(process)

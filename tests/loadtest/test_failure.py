@@ -59,10 +59,12 @@ def test_hostile_requests_leave_the_others_answered(samples, tiny_models, capsys
     assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + 3
 
 
-def test_a_folder_without_photographs_is_told(tmp_path):
-    """With the command that draws some."""
-    with pytest.raises(SystemExit, match="export draw"):
+def test_a_folder_without_photographs_is_told(tmp_path, capsys):
+    """With the command that draws some, and status 2."""
+    with pytest.raises(SystemExit) as ended:
         photographs.read(tmp_path, most=1)
+    assert ended.value.code == 2
+    assert "export draw" in capsys.readouterr().err
 
 
 def test_outcomes_are_counted_by_name():
