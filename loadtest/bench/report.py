@@ -45,14 +45,14 @@ class Run:
 
 def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) -> dict[str, Any]:
     """Describe the runs; with two or more, the bands between which one more is expected."""
-    of_runs = [ratios(run.figures) for run in runs]
+    of_runs = [plain(ratios(run.figures)) for run in runs]
     described: dict[str, Any] = {
         "made": "python -m loadtest.bench" + (" --record" if len(runs) > 1 else ""),
         "plan": asdict(plan),
         "machine": machine,
         "ours": sorted(ours),
         "figures": [plain(run.figures) for run in runs],
-        "ratios": [plain(of_run) for of_run in of_runs],
+        "ratios": of_runs,
     }
     if len(runs) > 1:
         described["bands"] = bands(of_runs)

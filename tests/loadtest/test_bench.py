@@ -136,7 +136,7 @@ def test_the_readme_has_the_record(tmp_path):
     again = gate.bands(recorded["ratios"])
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
-            assert band == pytest.approx(again[name][measure], rel=0.01)
+            assert band == pytest.approx(again[name][measure])
 
 
 def test_a_table_is_put_where_the_document_has_a_place_for_it(tmp_path):
