@@ -31,6 +31,8 @@ _ANSWERED = re.compile(
     r'_rpc_duration_seconds_count\{code="OK",signature="gradcam",version="(\d+)"\} (\S+)'
 )
 
+_LINK = "[Every time](results/fleet-times.csv)."
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     _write(given.results / f"{'' if given.record else 'latest-'}fleet-times.csv", fleets)
     if given.record:
-        tables.put("fleet", f"{text}\n\n{machine.sentence(machine.facts())}.")
+        tables.put("fleet", f"{text}\n\n{machine.sentence(machine.facts())}.\n\n{_LINK}")
     return 0 if all(outcome.good for outcome in fleets.values()) else 1
 
 

@@ -20,6 +20,13 @@ from loadtest.refusal import refuse
 _RESULTS = Path("loadtest/results")
 _RECORD, _LATEST = "bench", "latest"
 
+_LINKS = """[Record](results/bench.json), [every time](results/bench-times.csv), \
+[every turn](results/bench-turns.csv).
+
+![How long one client waits for each](results/bench-latency.png)
+
+![What each costs at saturation](results/bench-cost.png)"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; with --check, status 1 where a ratio is worse than its noise explains."""
@@ -56,7 +63,7 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
     table = report.table(described)
     print(f"\n{table}\n\n{_refusals(runs)}every time: {given.results / name}-times.csv")
     if given.record:
-        tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.")
+        tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
 
 
 def _refusals(runs: Sequence[report.Run]) -> str:

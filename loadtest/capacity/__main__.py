@@ -17,6 +17,10 @@ from loadtest.refusal import refuse
 
 _RESULTS = Path("loadtest/results")
 
+_LINKS = """[Record](results/capacity.json), [every time](results/capacity-times.csv).
+
+![The model's percentiles over the load, and the measured ones](results/capacity.png)"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, fit, and print the tables."""
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = f"{report.fit(replica, measured)}\n\n{_table(given, measured.cost, replica, here)}"
     print(f"\n{text}")
     if given.record:
-        tables.put("capacity", f"{text}\n\n{machine.sentence(here)}.")
+        tables.put("capacity", f"{text}\n\n{machine.sentence(here)}.\n\n{_LINKS}")
     return 0
 
 
