@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: run test lint bench bench-check bench-record model protos lock clean
+.PHONY: run test lint bench bench-check bench-record protos lock clean
 
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
@@ -17,18 +17,18 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
-bench: model  ## the gateway beside the bare model server, FastAPI and Flask, in one run
+bench: .venv/model  ## the gateway beside the bare model server, FastAPI and Flask, in one run
 	$(BIN)/python -m loadtest.bench
 
-bench-check: model  ## the same; status 1 where it became slower than recorded
+bench-check: .venv/model  ## the same; status 1 where it became slower than recorded
 	$(BIN)/python -m loadtest.bench --check
 
-bench-record: model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
+bench-record: .venv/model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
 	$(BIN)/python -m loadtest.bench --record
 	$(BIN)/python -m loadtest.capacity --record
 	$(BIN)/python -m loadtest.fleet --record
 
-model: .venv/dev  ## drawings and the model, to be measured
+.venv/model: .venv/dev
 	$(BIN)/python -m export draw samples
 	$(BIN)/python -m export saved-model --if-needed
 
