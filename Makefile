@@ -5,7 +5,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
 URL ?= http://127.0.0.1:8080
 
-.PHONY: run test lint bench loadtest protos lock clean
+.PHONY: run test lint bench bench-check bench-record loadtest protos lock clean
 
 run: .venv/run  ## start everything on this machine; Ctrl-C stops it
 	@exec $(BIN)/hemavision up
@@ -19,10 +19,20 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
-bench: .venv/dev  ## the gateway beside the bare model server, in one run
+bench: .venv/model  ## the gateway beside the bare model server, FastAPI and Flask, in one run
+	$(BIN)/python -m loadtest.bench
+
+bench-check: .venv/model  ## the same; status 1 where it became slower than recorded
+	$(BIN)/python -m loadtest.bench --check
+
+bench-record: .venv/model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
+	$(BIN)/python -m loadtest.bench --record
+	$(BIN)/python -m loadtest.capacity --record
+	$(BIN)/python -m loadtest.fleet --record
+
+.venv/model: .venv/dev
 	$(BIN)/python -m export draw samples
 	$(BIN)/python -m export saved-model --if-needed
-	$(BIN)/python -m loadtest.bench
 
 loadtest: .venv/dev  ## a minute of mixed load on the service at URL: `make run` starts one
 	$(BIN)/python -m export draw samples

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.refusal import refuse
+
 
 @dataclass(frozen=True)
 class Part:
@@ -37,6 +39,13 @@ def gateway(model_server: str, **settings: str) -> Iterator[Part]:
 
 
 @contextmanager
+def baseline(name: str, *arguments: str) -> Iterator[Part]:
+    """Run one of ``loadtest.baselines`` on a free port, from when it is warm."""
+    with _running(f"loadtest.baselines.{name}", *arguments) as part:
+        yield part
+
+
+@contextmanager
 def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]:
     """Run a module until its first line, whose last word is its address; stop it afterwards."""
     process = subprocess.Popen(  # noqa: S603  # our own modules
@@ -51,7 +60,7 @@ def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]
             assert process.stdout is not None  # it is a pipe
             line = process.stdout.readline()
             if not line:
-                raise SystemExit(f"{module} did not start; run it by hand to see why")
+                refuse(f"{module} did not start; run it by hand to see why.")
             yield Part(process, line.split()[-1])
         finally:
             _stop(process)

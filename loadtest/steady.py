@@ -1,4 +1,4 @@
-"""Steady load: one photograph after the other at even distances, whatever becomes of them.
+"""Steady load: one photograph after the other at a given rate, whatever becomes of them.
 
 An open loop: a slow or failing service does not slow the sending down, so nothing hides.
 """
@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,8 +32,13 @@ class Reply:
 
 
 @asynccontextmanager
-async def steady_load(url: str, bodies: list[bytes], rate: float) -> AsyncIterator[list[Reply]]:
-    """Send ``rate`` photographs a second; yield the replies, which grow until the block ends."""
+async def steady_load(
+    url: str, bodies: list[bytes], rate: float, gap: Callable[[], float] | None = None
+) -> AsyncIterator[list[Reply]]:
+    """Send ``rate`` photographs a second; yield the replies, which grow until the block ends.
+
+    They are sent at even distances, or at those in seconds that ``gap`` draws.
+    """
     replies: list[Reply] = []
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as requests:
 
@@ -46,7 +51,7 @@ async def steady_load(url: str, bodies: list[bytes], rate: float) -> AsyncIterat
             next_one = time.monotonic()
             for body in itertools.cycle(bodies):
                 requests.create_task(post(body))
-                next_one += 1 / rate
+                next_one += gap() if gap else 1 / rate
                 await asyncio.sleep(next_one - time.monotonic())
 
         sending = requests.create_task(send())

@@ -1,0 +1,157 @@
+"""Run the benchmark: `python -m loadtest.bench`, also to record it and to check against that."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from loadtest import machine, photographs, tables
+from loadtest.bench import BASELINE, contenders, gate, outcome, plots, report, rounds
+from loadtest.refusal import refuse
+
+_RESULTS = Path("loadtest/results")
+_RECORD, _LATEST = "bench", "latest"
+
+_LINKS = """[Record](results/bench.json), [every time](results/bench-times.csv), \
+[every turn](results/bench-turns.csv).
+
+![How long one client waits for each](results/bench-latency.png)
+
+![What each costs at saturation](results/bench-cost.png)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; with --check, status 1 where a ratio is worse than its noise explains."""
+    given = _arguments(arguments)
+    bodies = photographs.read(given.photographs, given.most)
+    plan, here = _plan(given, bodies), machine.facts()
+    recorded = _recorded(given.results, plan, here) if given.check else None
+    print(machine.sentence(here))
+    runs, ours = _runs(given, plan, bodies)
+    described = report.record(runs, plan, here, ours)
+    _keep(given, described, runs)
+    return 0 if recorded is None else _compare(described, recorded)
+
+
+def _runs(
+    given: argparse.Namespace, plan: report.Plan, bodies: list[bytes]
+) -> tuple[list[report.Run], set[str]]:
+    """Make the runs, each with all processes started anew; return also which are ours."""
+    runs, ours = [], set()
+    for _ in range(given.runs if given.record else 1):
+        with contenders.running(bodies, given.models, given.weights) as found:
+            ours = {contender.name for contender in found if contender.ours}
+            rounds.check_agreement(found, len(bodies))
+            times = rounds.interleaved(found, plan.rounds, len(bodies))
+            turns = rounds.saturated(found, plan.turns, plan.clients, plan.seconds, len(bodies))
+        runs.append(report.Run(times, turns))
+    return runs, ours
+
+
+def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[report.Run]) -> None:
+    name = _RECORD if given.record else _LATEST
+    report.write(given.results, name, described, runs)
+    plots.draw(given.results, name, described, runs)
+    table = report.table(described)
+    print(f"\n{table}\n\n{_refusals(runs)}every time: {given.results / name}-times.csv")
+    if given.record:
+        tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
+
+
+def _refusals(runs: Sequence[report.Run]) -> str:
+    refused = {t.contender: t.refused for run in runs for t in run.turns if t.refused}
+    return f"refused at saturation: {refused}\n" if refused else ""
+
+
+def _compare(described: dict[str, Any], recorded: dict[str, Any]) -> int:
+    ratios = described["ratios"][0]
+    found = gate.deviations(ratios, report.recorded_bands(recorded), set(described["ours"]))
+    for deviation in found:
+        print(deviation)
+    worse = sum(deviation.worse for deviation in found)
+    compared = (len(ratios) - 1) * len(outcome.MEASURES)
+    better = len(found) - worse
+    print(f"{compared} ratios to {BASELINE}: {worse} worse than recorded, {better} better.")
+    return 1 if worse else 0
+
+
+def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[str, Any]:
+    """Read the record that a run is to be compared with.
+
+    Raises:
+        SystemExit: there is none, or it is of another machine or of other photographs.
+    """
+    path = results / f"{_RECORD}.json"
+    if not path.is_file():
+        refuse(f"no record at {path}: `make bench-record` makes one.")
+    recorded: dict[str, Any] = json.loads(path.read_text())
+    differing = gate.differences(here, recorded["machine"])
+    if recorded["plan"]["photographs"] != plan.photographs:
+        differing.append("the photographs are others")
+    if differing:
+        refuse(
+            f"The ratios in {path} cannot be compared with this machine's: {'; '.join(differing)}. "
+            "`make bench-record` records this one's."
+        )
+    return recorded
+
+
+def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
+    """What is to be done: for a check, what was done for the record."""
+    path = given.results / f"{_RECORD}.json"
+    pixels = digest(bodies)
+    if given.check and path.is_file():
+        return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": pixels}))
+    if given.quick:
+        return report.Plan(30, 1, 2.0, given.clients, pixels)
+    return report.Plan(given.rounds, given.turns, given.seconds, given.clients, pixels)
+
+
+def digest(bodies: Sequence[bytes]) -> str:
+    """Hash the pixels: the same drawing may be compressed differently elsewhere."""
+    found = hashlib.sha256()
+    for body in bodies:
+        found.update(Image.open(io.BytesIO(body)).convert("RGB").tobytes())
+    return found.hexdigest()[:16]
+
+
+def _several(text: str) -> int:
+    if int(text) < 2:
+        raise argparse.ArgumentTypeError("one run shows no noise: 2 or more")
+    return int(text)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench",
+        description="The gateway beside the bare model server, FastAPI and Flask, in one run.",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--quick", action="store_true", help="a minute, for a first look")
+    what.add_argument("--record", action="store_true", help="several runs, to check against")
+    what.add_argument("--check", action="store_true", help="status 1 where it is worse than that")
+    parser.add_argument("--runs", type=_several, default=5, help="for --record, 2 or more")
+    parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
+    parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
+    parser.add_argument("--rounds", type=int, default=300, help="for one client")
+    parser.add_argument("--turns", type=int, default=3, help="of each contender, at saturation")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    cores = machine.usable_cores()
+    parser.add_argument("--clients", type=int, default=3 * cores, help="at saturation (3 a core)")
+    parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
+    weights = Path("export/weights/hemavision.keras")
+    parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="Flask's")
+    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Who is compared: each a running service, and one client's way of asking it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from loadtest import processes
+from loadtest.bench import BASELINE, requests
+from loadtest.refusal import refuse
+
+Ask = Callable[[int], bytes]
+"""Send photograph number i over a client's own connection; return the reply's body."""
+
+BINARY = "application/octet-stream"
+_BOUNDARY = "hemavision-bench"
+_FORM = f"multipart/form-data; boundary={_BOUNDARY}"
+_PATIENCE = 60.0  # seconds for one answer
+_BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+
+
+class Refused(Exception):
+    """The service has too much to do: HTTP 503 or 429, or gRPC's words for it."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A service under comparison.
+
+    ``connect`` opens a client with a connection of its own, ``predicted`` reads the class from a
+    reply, and ``pids`` are the processes that together are the service. ``ours`` is False for
+    what others would write.
+    """
+
+    name: str
+    connect: Callable[[], AbstractContextManager[Ask]]
+    predicted: Callable[[bytes], str]
+    pids: tuple[int, ...]
+    ours: bool = True
+
+
+@contextmanager
+def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[Contender]]:
+    """Start everything that is compared, warm; yield it, and stop it afterwards.
+
+    Raises:
+        SystemExit: there is no model, or a part does not start.
+    """
+    version = newest_version(models)
+    if not weights.is_file():
+        refuse(f"no weights at {weights}: name a .keras file with --weights.")
+    with (
+        processes.model_server(models=models) as server,
+        # all load comes from one address here
+        processes.gateway(server.address, CLIENT_SHARE="1") as gateway,
+        processes.baseline("fastapi_app", "--version", str(version)) as fastapi,
+        processes.baseline("flask_app", "--weights", str(weights)) as flask,
+    ):
+        yield [
+            *_bare(server, bodies),
+            *_gateway(gateway, server, bodies),
+            *_fastapi(fastapi, bodies),
+            _flask(flask, bodies),
+        ]
+
+
+def newest_version(models: Path) -> Path:
+    """Return the newest version's folder under a model's base path.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = [path for path in models.glob("*") if path.name.isdecimal() and path.is_dir()]
+    if not found:
+        refuse(f"no model in {models}: `python -m export saved-model --if-needed` makes one.")
+    return max(found, key=lambda path: int(path.name))
+
+
+def _bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
+    def contender(name: str, signature: str) -> Contender:
+        sent = [requests.predict_request(body, signature) for body in bodies]
+        return Contender(
+            name,
+            lambda: _grpc_client(server.address, sent),
+            requests.predicted_class,
+            (server.process.pid,),
+        )
+
+    return [
+        contender("bare serving_default", "serving_default"),
+        contender(BASELINE, "gradcam"),
+    ]
+
+
+def _gateway(
+    gateway: processes.Part, server: processes.Part, bodies: list[bytes]
+) -> list[Contender]:
+    def contender(name: str, query: str) -> Contender:
+        return Contender(
+            name,
+            lambda: http_client(gateway.address, f"/v1/classify{query}", BINARY, bodies),
+            _prediction,
+            (gateway.process.pid, server.process.pid),
+        )
+
+    return [
+        contender("gateway none", "?heatmap=none"),
+        contender("gateway overlay", ""),
+        contender("gateway overlay jpeg", "?format=jpeg"),
+    ]
+
+
+def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
+    def contender(name: str, query: str) -> Contender:
+        return Contender(
+            name,
+            lambda: http_client(part.address, f"/classify{query}", BINARY, bodies),
+            _prediction,
+            (part.process.pid,),
+            ours=False,
+        )
+
+    return [contender("fastapi none", "?heatmap=false"), contender("fastapi overlay", "")]
+
+
+def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:
+    forms = [_form(body) for body in bodies]
+    return Contender(
+        "flask",
+        lambda: http_client(part.address, "/predict", _FORM, forms),
+        _prediction,
+        (part.process.pid,),
+        ours=False,
+    )
+
+
+@contextmanager
+def _grpc_client(address: str, sent: list[bytes]) -> Iterator[Ask]:
+    options = [("grpc.use_local_subchannel_pool", 1)]  # or clients would share a connection
+    with grpc.insecure_channel(address, options) as channel:
+        predict = channel.unary_unary(requests.METHOD)
+
+        def ask(number: int) -> bytes:
+            try:
+                return bytes(predict(sent[number], timeout=_PATIENCE))
+            except grpc.RpcError as error:
+                if error.code() in _BUSY:
+                    raise Refused from error
+                raise
+
+        yield ask
+
+
+@contextmanager
+def http_client(url: str, path: str, media_type: str, bodies: list[bytes]) -> Iterator[Ask]:
+    """Open a client with a connection of its own, which posts ``bodies`` to ``path``."""
+    host, headers = url.removeprefix("http://"), {"Content-Type": media_type}
+    with closing(http.client.HTTPConnection(host, timeout=_PATIENCE)) as connection:
+
+        def ask(number: int) -> bytes:
+            connection.request("POST", path, bodies[number], headers)
+            with connection.getresponse() as response:
+                return _body(response)
+
+        yield ask
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    body = response.read()
+    if response.status in (http.client.SERVICE_UNAVAILABLE, http.client.TOO_MANY_REQUESTS):
+        raise Refused
+    if response.status != http.client.OK:
+        raise RuntimeError(f"{response.status} {body[:200]!r}")
+    return body
+
+
+def _form(body: bytes) -> bytes:
+    head = (
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="cell"\r\n'
+        f"Content-Type: {BINARY}\r\n\r\n"
+    )
+    return head.encode() + body + f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _prediction(reply: bytes) -> str:
+    answer: Any = json.loads(reply)
+    return str(answer["prediction"])

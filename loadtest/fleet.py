@@ -1,0 +1,184 @@
+"""Several model servers behind the gateway's balancing: `python -m loadtest.fleet`.
+
+Each server serves the same model under a version number of its own, so the gateway's metrics tell
+which one answered: no proxy and no counter is in the way. Under a steady load each is to get its
+even share, within 5 %; then one is killed, and no request is to fail. Status 1 where it is
+otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import re
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest import machine, photographs, processes, tables
+from loadtest.bench.contenders import newest_version
+from loadtest.steady import Reply, counts, steady_load
+
+_MOST_UNEVEN = 0.05
+_RESULTS = Path("loadtest/results")
+_ANSWERED = re.compile(
+    r'_rpc_duration_seconds_count\{code="OK",signature="gradcam",version="(\d+)"\} (\S+)'
+)
+
+_LINK = "[Every time](results/fleet-times.csv)."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one fleet.
+
+    ``answered`` counts what each server answered while all were there, ``survived`` what each
+    did after the first one was killed.
+    """
+
+    answered: list[int]
+    survived: list[int]
+    before: list[Reply]
+    after: list[Reply]
+
+    @property
+    def unevenness(self) -> float:
+        """The largest distance of a server's count from the even share, as a part of that."""
+        even = sum(self.answered) / len(self.answered)
+        return max(abs(count - even) for count in self.answered) / even if even else 1.0
+
+    @property
+    def failed(self) -> int:
+        """Requests that were not answered with 200."""
+        return sum(counts(self.before + self.after, "200")[1:])
+
+    @property
+    def good(self) -> bool:
+        """Whether it is as it is to be."""
+        return self.failed == 0 and self.unevenness <= _MOST_UNEVEN
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; status 1 where shares are uneven or a request failed."""
+    given = _arguments(arguments)
+    bodies = photographs.read(given.photographs, most=100)
+    version = newest_version(given.models)
+    fleets = {size: _fleet(size, version, bodies, given) for size in given.servers}
+    text = _table(fleets, given.rate)
+    print(text)
+    _write(given.results / f"{'' if given.record else 'latest-'}fleet-times.csv", fleets)
+    if given.record:
+        tables.put("fleet", f"{text}\n\n{machine.sentence(machine.facts())}.\n\n{_LINK}")
+    return 0 if all(outcome.good for outcome in fleets.values()) else 1
+
+
+def _fleet(size: int, version: Path, bodies: list[bytes], given: argparse.Namespace) -> Outcome:
+    with _running(size, version) as servers:
+        address = ",".join(server.address for server in servers)
+        # all load comes from one address here; what is refused as too much is not the question
+        with processes.gateway(address, CLIENT_SHARE="1", MAX_WAIT="5") as gateway:
+            return asyncio.run(_load(gateway.address, servers, bodies, given))
+
+
+@contextmanager
+def _running(size: int, version: Path) -> Iterator[list[processes.Part]]:
+    """Run servers of one model; the nth calls it version n."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = []
+        for number in range(1, size + 1):
+            base = Path(folder, f"server{number}")
+            base.mkdir()
+            (base / str(number)).symlink_to(version.resolve())
+            servers.append(stack.enter_context(processes.model_server(models=base)))
+        yield servers
+
+
+async def _load(
+    url: str, servers: list[processes.Part], bodies: list[bytes], given: argparse.Namespace
+) -> Outcome:
+    async with steady_load(f"{url}/v1/classify", bodies, given.rate) as replies:
+        await _connected(url, servers)
+        warm, start = time.monotonic(), await _counted(url, servers)
+        await asyncio.sleep(given.seconds)
+        middle = await _counted(url, servers)
+        servers[0].process.kill()
+        killed = time.monotonic()
+        await asyncio.sleep(given.seconds)
+    end = await _counted(url, servers)
+    return Outcome(
+        [now - before for now, before in zip(middle, start, strict=True)],
+        [now - before for now, before in zip(end, middle, strict=True)],
+        [reply for reply in replies if warm <= reply.sent and reply.ended < killed],
+        [reply for reply in replies if reply.ended >= killed],
+    )
+
+
+async def _connected(url: str, servers: list[processes.Part]) -> None:
+    """Wait until every server has answered."""
+    async with asyncio.timeout(60):
+        while not all(await _counted(url, servers)):  # noqa: ASYNC110  # the gateway's own count
+            await asyncio.sleep(0.1)
+
+
+async def _counted(url: str, servers: Sequence[processes.Part]) -> list[int]:
+    """What each server has answered so far, by the gateway's metrics."""
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:  # noqa: S310  # ours
+            return str(reply.read().decode())
+
+    found = {int(v): float(n) for v, n in _ANSWERED.findall(await asyncio.to_thread(metrics))}
+    return [int(found.get(number, 0)) for number in range(1, len(servers) + 1)]
+
+
+def _table(fleets: dict[int, Outcome], rate: float) -> str:
+    rows = [
+        [
+            str(size),
+            ", ".join(map(str, outcome.answered)),
+            f"{100 * outcome.unevenness:.1f} %",
+            ", ".join(map(str, outcome.survived)),
+            f"{outcome.failed} of {len(outcome.before) + len(outcome.after)}",
+            f"{1000 * max(reply.ended - reply.sent for reply in outcome.after):.0f}",
+        ]
+        for size, outcome in fleets.items()
+    ]
+    header = ["model servers", "each answered", "off even by at most", "after the first was killed",
+              "failed", "slowest after it, ms"]  # fmt: skip
+    return f"{rate:g} photographs a second:\n\n{tables.markdown(header, rows)}"
+
+
+def _write(path: Path, fleets: dict[int, Outcome]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model servers", "phase", "outcome", "ms"])
+        for size, outcome in fleets.items():
+            for phase in ("before", "after"):
+                for reply in getattr(outcome, phase):
+                    took = 1000 * (reply.ended - reply.sent)
+                    writer.writerow([size, phase, reply.outcome, f"{took:.1f}"])
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.fleet", description="Several model servers; one is killed."
+    )
+    parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
+    parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
+    parser.add_argument("--servers", type=int, nargs="+", default=[2, 4], metavar="N")
+    parser.add_argument("--rate", type=float, default=20, help="photographs a second")
+    parser.add_argument("--seconds", type=float, default=15, help="of load before and after")
+    parser.add_argument("--record", action="store_true", help="keep it, also in the README")
+    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Several model servers behind one gateway: even shares, and one that dies is not missed."""
+
+import csv
+
+import pytest
+
+from loadtest import fleet
+from loadtest.steady import Reply
+
+
+def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, capsys):
+    """No request fails, the second takes over, and the counts are within 5 % of even."""
+    (tmp_path / "cell.jpg").write_bytes(jpeg)
+    results = tmp_path / "results"
+    given = [
+        *("--photographs", str(tmp_path), "--models", str(tiny_models), "--servers", "2"),
+        *("--rate", "25", "--seconds", "4", "--results", str(results)),
+    ]
+    assert fleet.main(given) == 0, capsys.readouterr().out
+    with (results / "latest-fleet-times.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["outcome"] for row in rows} == {"200"}
+    assert {row["phase"] for row in rows} == {"before", "after"}
+
+
+@pytest.mark.parametrize(
+    ("answered", "outcome", "good"),
+    [([100, 104], "200", True), ([100, 120], "200", False), ([100, 100], "503", False),
+     ([0, 0], "200", False)],
+)  # fmt: skip
+def test_what_is_good_enough(answered, outcome, good):
+    """Within 5 % of even, and nothing but 200; no answers at all are not even."""
+    replies = [Reply(outcome, 0.0, 0.1)]
+    assert fleet.Outcome(answered, [0, 1], replies, replies).good is good
+
+
+def test_no_model_is_told_with_status_2(jpeg, tmp_path, capsys):
+    """Before anything is started."""
+    (tmp_path / "cell.jpg").write_bytes(jpeg)
+    with pytest.raises(SystemExit) as refused:
+        fleet.main(["--photographs", str(tmp_path), "--models", str(tmp_path)])
+    assert refused.value.code == 2
+    assert "export saved-model" in capsys.readouterr().err

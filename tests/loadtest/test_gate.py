@@ -1,0 +1,114 @@
+"""The regression gate's arithmetic: bands, which side is worse, which machines compare."""
+
+import numpy as np
+import pytest
+
+from loadtest import machine
+from loadtest.bench import BASELINE, gate
+from loadtest.bench.outcome import MEASURES, Turn, figures, ratios
+
+
+def run(value: float) -> dict[str, dict[str, float]]:
+    """Ratios of one run: one contender's are all ``value``."""
+    return {BASELINE: dict.fromkeys(MEASURES, 1.0), "gateway": dict.fromkeys(MEASURES, value)}
+
+
+RECORDED = gate.bands([run(2.0), run(2.1), run(2.2)])
+
+
+@pytest.mark.parametrize(
+    ("outside", "degrees", "published"),
+    [(0.05, 4, 2.776), (0.05, 9, 2.262), (0.01, 1, 63.657), (0.001, 4, 8.610), (0.05, 30, 2.042)],
+)
+def test_students_quantiles_are_the_published_ones(outside, degrees, published):
+    """As in any table of Student's t, two-sided."""
+    assert gate.student_t(outside, degrees) == pytest.approx(published, abs=0.001)
+
+
+def test_a_band_is_a_prediction_interval_in_logarithms():
+    """Its middle is the geometric mean, and its reach t s sqrt(1 + 1/k)."""
+    low, value, high = RECORDED["gateway"]["p50"]
+    logs = np.log([2.0, 2.1, 2.2])
+    t = gate.student_t(0.05 / len(MEASURES), 2)
+    assert value == pytest.approx(np.exp(logs.mean()))
+    assert np.log(high / value) == pytest.approx(t * logs.std(ddof=1) * (4 / 3) ** 0.5)
+    assert value / low == pytest.approx(high / value)
+
+
+def test_unchanged_runs_stay_inside():
+    """Of runs that vary as the recorded ones do, about 5 in 100 have a ratio outside."""
+    dice = np.random.default_rng(7)
+
+    def noisy() -> dict[str, dict[str, float]]:
+        noise = {name: 2 * float(np.exp(dice.normal(0, 0.02))) for name in MEASURES}
+        return {BASELINE: dict.fromkeys(MEASURES, 1.0), "gateway": noise}
+
+    alarms = [
+        bool(gate.deviations(noisy(), gate.bands([noisy() for _ in range(5)]), {"gateway"}))
+        for _ in range(200)
+    ]
+    assert sum(alarms) <= 20
+
+
+def test_nothing_is_said_of_a_ratio_inside_its_band():
+    """The noise is no regression."""
+    assert gate.deviations(run(2.15), RECORDED, {"gateway"}) == []
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ours", "worse"),
+    [
+        (40.0, {"gateway"}, {"p50", "p95", "p99", "cpu", "memory"}),
+        (0.1, {"gateway"}, {"throughput"}),
+        (40.0, set(), {"throughput"}),
+        (0.1, set(), {"p50", "p95", "p99", "cpu", "memory"}),
+    ],
+)
+def test_which_side_is_worse(ratio, ours, worse):
+    """More is worse but for the throughput; and what is not ours does not change by itself."""
+    found = gate.deviations(run(ratio), RECORDED, ours)
+    assert {deviation.measure for deviation in found} == set(MEASURES)
+    assert {deviation.measure for deviation in found if deviation.worse} == worse
+
+
+def test_a_deviation_is_told_in_a_sentence():
+    """With the ratio, what was recorded, and the noise."""
+    said = str(gate.deviations(run(40.0), RECORDED, {"gateway"})[0])
+    assert said.startswith(
+        "WORSE: gateway, p50, ms: 40.00 times bare gradcam; recorded 2.10, noise"
+    )
+
+
+def test_machines_of_one_build_compare_whatever_their_clock_and_kernel():
+    """What slows all contenders alike is no difference."""
+    here = machine.facts()
+    there = here | {"cpu": "another", "memory_gb": 1.0, "kernel": "old", "load": 9.0}
+    assert gate.differences(here, there) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"cores": 64}, {"flags": []}, {"architecture": "arm64"}, {"packages": {"tensorflow": "1"}}],
+)
+def test_machines_of_another_build_do_not_compare(changed):
+    """What changes the model more than what is around it, or the reverse, is named."""
+    here = machine.facts()
+    (difference,) = gate.differences(here, here | changed)
+    assert " here and " in difference
+
+
+def test_figures_are_over_all_turns_and_ratios_to_the_baseline():
+    """Sums of answers and processor time, the highest memory; each divided by the baseline's."""
+    turns = [
+        Turn(0, BASELINE, 2.0, 100, 0, 2.0, 10**9),
+        Turn(0, "gateway", 2.0, 50, 0, 2.0, 10**9),
+        Turn(1, BASELINE, 2.0, 100, 0, 2.0, 10**9),
+        Turn(1, "gateway", 2.0, 30, 0, 2.0, 2 * 10**9),
+    ]
+    measured = figures({BASELINE: [10.0, 10.0], "gateway": [20.0, 20.0]}, turns)
+    assert measured["gateway"] == {
+        "p50": 20, "p95": 20, "p99": 20, "throughput": 20, "cpu": 50, "memory": 2000
+    }  # fmt: skip
+    assert ratios(measured)["gateway"] == {
+        "p50": 2, "p95": 2, "p99": 2, "throughput": 0.4, "cpu": 2.5, "memory": 2
+    }  # fmt: skip
