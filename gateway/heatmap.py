@@ -91,7 +91,7 @@ def _png(picture: Image.Image) -> bytes:
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])  # modulo 256
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of red, green and blue
     coder = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
-    data = coder.compress(rows) + coder.flush()
+    data = coder.compress(rows.data) + coder.flush()
     chunks = _chunk(b"IHDR", head), _chunk(b"IDAT", data), _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 

@@ -79,7 +79,7 @@ class Options:
     resolution: Resolution = "fine"
     colormap: Colormap = "jet"
     alpha: float = 0.4
-    format: PictureFormat = "png"
+    format: PictureFormat = "jpeg"
     timeout: float | None = None
     degrade: Degrade = "never"
 

@@ -17,7 +17,7 @@ TENSORS = arrays.arrays(np.uint8, (56, 56, 3)).map(lambda a: a.repeat(4, 0).repe
 
 
 def photograph(picture: Image.Image, *, several: bool = False) -> Photograph:
-    return Photograph(*picture.size, picture, to_tensor(picture), "", "PNG", several)
+    return Photograph(*picture.size, picture, to_tensor(picture), "PNG", several)
 
 
 def flags(picture: Image.Image, **options: bool) -> list[str]:
