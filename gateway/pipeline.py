@@ -186,9 +186,7 @@ class Pipeline:
             timing_ms=_timing(waited_ms + room_ms, prepare.ms, predict.ms, explain.ms),
         )
 
-    async def _prepare(
-        self, data: bytes, deadline: Deadline
-    ) -> tuple[imaging.Photograph, float]:
+    async def _prepare(self, data: bytes, deadline: Deadline) -> tuple[imaging.Photograph, float]:
         """Decode; the last value is how long that waited for memory, in milliseconds."""
         opened = await self._open(data)
         _check_weight(opened.weight, self._decoding.total)

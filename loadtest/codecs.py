@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -62,9 +62,9 @@ class Time:
     result: int
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print the tables."""
-    given = _arguments()
+    given = _parser().parse_args(arguments)
     pictures = [_picture(body) for body in photographs.read(given.folder, given.most)]
     times = [
         one
@@ -225,7 +225,7 @@ def _write(path: Path, times: list[Time]) -> None:
         )
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.codecs", description="Decoders, resizers and encoders, compared."
     )
@@ -233,7 +233,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=20, help="photographs taken from it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/codecs.csv"))
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -33,11 +34,11 @@ _READINGS = 10
 _CLIENTS = 4
 
 
-def main() -> int:
-    """Run the measurement."""
-    given = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the measurement; return its exit status."""
+    given = _parser().parse_args(arguments)
     bodies = photographs.read(given.photographs, given.most)
-    with processes.model_server() as server:
+    with processes.model_server(models=given.models) as server:
         starts = [_seconds_to_ready(server.address) for _ in range(_STARTS)]
         with processes.gateway(server.address) as gateway:
             pid = gateway.process.pid
@@ -111,15 +112,16 @@ def _write(path: Path, starts: list[float], memory: dict[int, float]) -> None:
         writer.writerows(["memory MB", done, f"{mb:.1f}"] for done, mb in memory.items())
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.footprint", description="How soon the gateway is ready, how large."
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="default: models/hemavision")
     parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/footprint.csv"))
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":
