@@ -79,7 +79,7 @@ def encode(picture: Image.Image, picture_format: PictureFormat) -> bytes:
 
 
 def _png(picture: Image.Image) -> bytes:
-    """Write a PNG, in a third of Pillow's time and a quarter larger.
+    """Write a PNG, in under half of Pillow's quickest time and a fifth larger.
 
     Pillow weighs five filters for each row; one does. And a photograph's noise repeats nothing
     that zlib could find: Huffman coding alone saves its search. See https://www.w3.org/TR/png-3/.
