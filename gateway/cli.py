@@ -94,6 +94,8 @@ def _classify(given: argparse.Namespace) -> int:
     _check_heatmap(given)
     kind = "grid" if given.grid else "overlay" if given.overlay else "none"
     options = {name: getattr(given, name) for name in _DRAWING if getattr(given, name) is not None}
+    if given.overlay:
+        options["format"] = "png"  # as the files are named
     order = Order({"heatmap": kind, **options}, given.overlay, given.jobs, given.json)
     gateway = Gateway(given.url, given.timeout, given.key, given.cacert)
     return classify(given.files, gateway, order)

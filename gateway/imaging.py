@@ -78,15 +78,14 @@ class Photograph:
 
     ``width`` and ``height`` are the upright photograph's, in pixels; ``picture`` is that, RGB,
     at most ``LARGEST_SIDE`` in either direction; ``tensor`` is uint8 [224, 224, 3], the whole
-    photograph stretched, and ``fingerprint`` tells it from every other; ``format`` is one of
-    ``FORMATS``; ``first_of_several`` says that the file holds more pictures, which were not read.
+    photograph stretched; ``format`` is one of ``FORMATS``; ``first_of_several`` says that the file
+    holds more pictures, which were not read.
     """
 
     width: int
     height: int
     picture: Image.Image
     tensor: NDArray[np.uint8]
-    fingerprint: str
     format: str
     first_of_several: bool = False
 
@@ -126,7 +125,7 @@ def decode(opened: Opened) -> Photograph:
         picture, size = _decode(image, opened.factor)
         tensor = to_tensor(picture)
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return Photograph(*size, picture, tensor, fingerprint(tensor), opened.format, several)
+    return Photograph(*size, picture, tensor, opened.format, several)
 
 
 def read_photograph(data: bytes, max_pixels: int) -> Photograph:

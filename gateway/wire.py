@@ -149,7 +149,7 @@ class Timing(TypedDict):
 
     wait: Annotated[Milliseconds, "Waiting to be let in."]
     prepare: Annotated[Milliseconds, "Decoding, turning, resizing."]
-    predict: Annotated[Milliseconds, "The model server's call."]
+    predict: Annotated[Milliseconds, "The model server's call; the quality is measured meanwhile."]
     explain: Annotated[Milliseconds, "Heat map and overlay."]
     total: Annotated[Milliseconds, "Their sum."]
 

@@ -375,7 +375,7 @@ def test_overlays_are_written_where_they_were_wanted(url, cells, smear, tmp_path
     assert "data" not in lines[0]["reply"]["heatmap"]
     assert sum(path.is_file() for path in folder.rglob("*")) == 4
     with Image.open(folder / "deep/a.overlay.png") as overlay:
-        assert overlay.size == smear.size
+        assert (overlay.format, overlay.size) == ("PNG", smear.size)
 
 
 def test_one_overlay_is_named_in_the_answer(url, cells, tmp_path):

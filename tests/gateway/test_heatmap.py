@@ -1,5 +1,7 @@
 """From a class activation map to a picture over the photograph."""
 
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -113,12 +115,20 @@ def test_alpha_zero_is_the_photograph_itself():
 @pytest.mark.parametrize("picture_format", ["png", "jpeg", "webp"])
 def test_overlays_are_encoded_as_asked(picture_format):
     """The bytes are of the format that the reply says they are."""
-    import io
-
     data = heatmap.encode(Image.new("RGB", (64, 48), "teal"), picture_format)
     with Image.open(io.BytesIO(data)) as decoded:
         assert decoded.format == picture_format.upper()
         assert decoded.size == (64, 48)
+
+
+@given(SIZES, st.integers(0, 2**32 - 1))
+def test_a_png_loses_nothing(size, seed):
+    """Whatever the pixels: what a decoder reads is what was encoded, bit for bit."""
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    with Image.open(io.BytesIO(heatmap.encode(Image.fromarray(noise), "png"))) as decoded:
+        decoded.verify()  # the chunks' checksums
+    with Image.open(io.BytesIO(heatmap.encode(Image.fromarray(noise), "png"))) as decoded:
+        assert np.array_equal(np.asarray(decoded), noise)
 
 
 @given(CAMS)

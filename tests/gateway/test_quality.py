@@ -17,7 +17,7 @@ TENSORS = arrays.arrays(np.uint8, (56, 56, 3)).map(lambda a: a.repeat(4, 0).repe
 
 
 def photograph(picture: Image.Image, *, several: bool = False) -> Photograph:
-    return Photograph(*picture.size, picture, to_tensor(picture), "", "PNG", several)
+    return Photograph(*picture.size, picture, to_tensor(picture), "PNG", several)
 
 
 def flags(picture: Image.Image, **options: bool) -> list[str]:
@@ -156,3 +156,9 @@ def test_dimming_changes_brightness_and_not_the_stain(factor):
     before, after = quality.measure(tensor), quality.measure(dimmed)
     assert after.brightness == pytest.approx(factor * before.brightness, abs=1.5)
     assert after.nucleus == pytest.approx(before.nucleus, abs=0.04)
+
+
+@given(arrays.arrays(np.uint8, st.integers(2, 400)), st.integers(0, 99))
+def test_percentiles_are_numpys(values, percent):
+    """They are found in another way, and are the same."""
+    assert quality._percentile(values, percent) == pytest.approx(np.percentile(values, percent))

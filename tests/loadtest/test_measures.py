@@ -1,0 +1,58 @@
+"""What is measured beside load: codecs, the start, the memory."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loadtest import codecs, footprint
+
+
+@pytest.fixture
+def samples(jpeg, tmp_path):
+    """A folder with one photograph."""
+    (tmp_path / "cell.jpg").write_bytes(jpeg)
+    return tmp_path
+
+
+def test_codecs_are_compared_on_every_size(samples, tmp_path, capsys):
+    """A table for each stage, and every time in the file; Pillow's own way changes no pixel."""
+    raw = tmp_path / "times.csv"
+    assert codecs.main([str(samples), "--rounds", "1", "--raw", str(raw)]) == 0
+    printed = capsys.readouterr().out
+    with raw.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["side"] for row in rows} == {"256", "360", "640", "2048"}
+    for stage in ("decode", "resize", "encode"):
+        assert f"| {stage}: median ms" in printed
+    assert {row["result"] for row in rows if row["contender"] == "bilinear"} == {"0"}
+
+
+def test_the_contenders_png_is_one():
+    """What is timed as a PNG decodes to the picture."""
+    picture = Image.effect_noise((41, 33), 60).convert("RGB")
+    with Image.open(io.BytesIO(codecs._one_filter(picture, codecs._huffman))) as decoded:
+        assert np.array_equal(np.asarray(decoded), np.asarray(picture))
+
+
+def test_the_footprint_is_told_and_judged(samples, tiny_models, tmp_path, capsys):
+    """Starts and memory are read from a real gateway; a limit that is passed is status 1."""
+    raw = tmp_path / "footprint.csv"
+    given = ["--photographs", str(samples), "--models", str(tiny_models), "--raw", str(raw)]
+    status = footprint.main([*given, "--requests", "20"])
+    assert "start to ready" in capsys.readouterr().out
+    with raw.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["number"] for row in rows if row["what"] == "memory MB"][-1] == "20"
+    assert all(float(row["value"]) > 0 for row in rows)
+    assert status in (0, 1)  # how quick this machine is today is not this test's
+
+
+def test_too_slow_or_too_large_is_not_kept():
+    """Each limit counts by itself."""
+    assert footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 91.0})
+    assert not footprint._kept([2.0], {0: 80.0, 10: 90.0, 20: 91.0})
+    assert not footprint._kept([1.0], {0: 80.0, 10: 151.0, 20: 151.0})
+    assert not footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 97.0})
