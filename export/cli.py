@@ -333,11 +333,22 @@ def _verify(given: argparse.Namespace) -> int:
     failed = 0
     familiarity = Familiarity.load(given.weights.with_name(FAMILIARITY_NAME))
     model = load_weights(given.weights)
-    for check in verify(given.version, model, familiarity, sha256(given.weights)):
+    photographs = _spread(given.photographs, given.count) if given.photographs else []
+    for check in verify(given.version, model, familiarity, sha256(given.weights), photographs):
         print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
         failed += not check.passed
     print(f"{given.version}: {f'checks failed: {failed}' if failed else 'all checks passed'}")
     return 1 if failed else 0
+
+
+def _spread(data: Path, count: int) -> list[Path]:
+    """At most ``count`` test photographs of a data folder, evenly from all of them."""
+    from export.dataset import read_dataset
+
+    paths = [p.path for p in read_dataset(data) if p.split == "test"]
+    if not paths:
+        raise ValueError(f"no photograph in {data} is in the split `test`")
+    return paths[:: -(-len(paths) // count)]
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -567,6 +578,12 @@ def _add_serving(command: Command) -> None:
     verify = command("verify", _verify, "Check a version before it is served; status 1 if unfit.")
     verify.add_argument("version", type=Path, metavar="DIR")
     weights(verify)
+    verify.add_argument(
+        "--photographs", type=Path, metavar="DATA", help=f"compare test photographs too: {_DATA}"
+    )
+    verify.add_argument(
+        "--count", type=_positive, default=500, metavar="N", help="of them (default: 500)"
+    )
 
     serve = command(
         "serve", _serve, "Serve the newest version over gRPC, where there is no TensorFlow Serving."

@@ -1,13 +1,14 @@
 """The admission gate: is this version fit to be served? `python -m export verify DIR`.
 
 Every check compares with something the version did not compute itself: the contract, the Keras
-model, a GradCAM worked out apart with NumPy from `tf.GradientTape`'s gradients.
+model, a GradCAM worked out apart with NumPy from `tf.GradientTape`'s gradients. Given labelled
+photographs, it compares all that is answered about them, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION, MIDDLE_CONVOLUTION
+from export.dataset import load_input
 from export.familiarity import Familiarity
 from export.smear import draw_smear
 from export.warmup import read_warmup
@@ -29,6 +31,9 @@ TOLERANCE = 1e-4
 """Largest difference allowed between the version's figures and those computed apart."""
 
 BATCHES = (1, 3, 8)
+
+_BATCH = 25
+"""Photographs that are compared at once."""
 
 _VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2", "AssignVariableOp"}
 
@@ -47,27 +52,19 @@ class CheckFailed(Exception):
 
 
 def verify(
-    version: Path, model: keras.Model, familiarity: Familiarity, weights_sha256: str
+    version: Path,
+    model: keras.Model,
+    familiarity: Familiarity,
+    weights_sha256: str,
+    photographs: Sequence[Path] = (),
 ) -> Iterator[Check]:
     """Check the version against the contract and against ``model``; yield each verdict.
 
     ``weights_sha256`` is the digest of the file that ``model``'s weights came from, and
-    ``familiarity`` what lies beside it.
+    ``familiarity`` what lies beside it. ``photographs``, where there are any, are a check more.
     """
-    candidate = _Candidate(version, model, familiarity, weights_sha256)
-    for check in (
-        _signatures,
-        _frozen,
-        _model_card,
-        _batches,
-        _rows_are_independent,
-        _parity,
-        _gradcam,
-        _unfamiliarity,
-        _class_index,
-        _warmup,
-        _maps_are_not_flat,
-    ):
+    candidate = _Candidate(version, model, familiarity, weights_sha256, photographs)
+    for check in (*_CHECKS, *([_photographs] if photographs else [])):
         yield _run(check, candidate)
 
 
@@ -79,6 +76,7 @@ class _Candidate:
     model: keras.Model
     familiarity: Familiarity
     weights_sha256: str
+    photographs: Sequence[Path]
 
     @cached_property
     def loaded(self) -> Any:
@@ -218,21 +216,66 @@ def _gradcam(candidate: _Candidate) -> str:
     """Both maps and the gradients for every class, worked out apart."""
     worst = 0.0
     for label in range(len(contract.CLASSES)):
-        given = candidate.explain(candidate.images, [label] * len(candidate.images))
-        for name, array in _reference_explanation(candidate, label).items():
+        labels = [label] * len(candidate.images)
+        given = candidate.explain(candidate.images, labels)
+        for name, array in _reference_explanation(candidate, candidate.images, labels).items():
             worst = max(worst, _difference(f"{name} of class {label}", given[name], array))
     return f"largest difference from tf.GradientTape {worst:.1e}"
 
 
-def _reference_explanation(candidate: _Candidate, label: int) -> dict[str, NDArray[Any]]:
+def _extremes(candidate: _Candidate) -> str:
+    """Pictures without a cell, where what is beyond the border matters as much as what is not."""
+    images = _extreme_images()
+    labels = [number % len(contract.CLASSES) for number in range(len(images))]
+    given = candidate.explain(images, labels)
+    worst = 0.0
+    for name, array in _reference_answer(candidate, images, labels).items():
+        worst = max(worst, _difference(f"{name} of black, white and noise", given[name], array))
+    return f"largest difference on {len(images)} pictures without a cell {worst:.1e}"
+
+
+def _extreme_images() -> NDArray[Any]:
+    """Black, white, and noise of full strength: uint8 [4, 224, 224, 3]."""
+    shape = (1, contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
+    noise = np.random.default_rng(4).integers(0, 256, (2, *shape[1:]), np.uint8)
+    return np.concatenate([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise])
+
+
+def _photographs(candidate: _Candidate) -> str:
+    """Probabilities and maps of photographs, each explained for the class that it is taken for."""
+    worst = dict.fromkeys((contract.PROBABILITIES, contract.CAM, contract.CAM_FINE), 0.0)
+    for start in range(0, len(candidate.photographs), _BATCH):
+        paths = candidate.photographs[start : start + _BATCH]
+        images = np.stack([load_input(path) for path in paths])
+        given = candidate.explain(images, [contract.PREDICTED_CLASS] * len(images))
+        labels = given[contract.LOGITS].argmax(1).tolist()
+        expected = _reference_answer(candidate, images, labels)
+        for name, largest in worst.items():
+            worst[name] = max(largest, _difference(name, given[name], expected[name]))
+    found = ", ".join(f"{name} {largest:.1e}" for name, largest in worst.items())
+    return f"largest difference on {len(candidate.photographs)}: {found}"
+
+
+def _reference_answer(
+    candidate: _Candidate, images: NDArray[Any], labels: list[int]
+) -> dict[str, NDArray[Any]]:
+    probabilities = candidate.model.predict(images, verbose=0)
+    explanation = _reference_explanation(candidate, images, labels)
+    return explanation | {contract.PROBABILITIES: probabilities}
+
+
+def _reference_explanation(
+    candidate: _Candidate, images: NDArray[Any], labels: list[int]
+) -> dict[str, NDArray[Any]]:
     model = candidate.model
     classifier = model.layers[-1]
     cuts = (FINE_CONVOLUTION, MIDDLE_CONVOLUTION, LAST_CONVOLUTION)
     layers = [model.get_layer(name).output for name in cuts]
     whole = keras.Model(model.inputs, [*layers, classifier.input])
     with tf.GradientTape() as tape:
-        *seen, hidden = whole(tf.cast(candidate.images, tf.float32), training=False)
-        logit = (tf.matmul(hidden, classifier.kernel) + classifier.bias)[:, label]
+        *seen, hidden = whole(tf.cast(images, tf.float32), training=False)
+        logits = tf.matmul(hidden, classifier.kernel) + classifier.bias
+        logit = tf.gather(logits, labels, batch_dims=1)
     slopes = [gradient.numpy() for gradient in tape.gradient(logit, seen)]
     fine, middle, last = (features.numpy() for features in seen)
     hirescam = (slopes[0] * fine).sum(-1).clip(0)
@@ -332,3 +375,19 @@ def _difference(what: str, found: NDArray[Any], expected: NDArray[Any]) -> float
     if not worst <= TOLERANCE:
         raise CheckFailed(f"{what} differs by {worst:.1e}, more than {TOLERANCE:.0e}")
     return worst
+
+
+_CHECKS = (
+    _signatures,
+    _frozen,
+    _model_card,
+    _batches,
+    _rows_are_independent,
+    _parity,
+    _gradcam,
+    _extremes,
+    _unfamiliarity,
+    _class_index,
+    _warmup,
+    _maps_are_not_flat,
+)
