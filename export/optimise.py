@@ -89,7 +89,7 @@ class _Folded(NamedTuple):
         return _Folded(shifted, self.scale, np.zeros_like(self.shift))
 
 
-def _with(layer: keras.Layer, before: _Folded, unread: int) -> _Folded:
+def _with(layer: keras.Layer, before: _Folded, unread: int) -> _Folded:  # noqa: PLR0911  # a table: one line a kind of layer
     match layer:
         case layers.Dropout():
             return before
@@ -210,7 +210,7 @@ def _dropped(layer: layers.MaxPooling2D) -> int:
 
 
 def _can_leave_out(layer: layers.SeparableConv2D, unread: int) -> bool:
-    return (
+    return bool(
         layer.padding == "same"
         and layer.strides == (1, 1)
         and layer.dilation_rate == (1, 1)
@@ -240,7 +240,7 @@ def _float64(variable: keras.Variable) -> Floats:
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
 
 
-class _Constant(keras.Layer):
+class _Constant(keras.Layer):  # type: ignore[misc]  # Keras has no types
     """A layer with one constant."""
 
     def __init__(self, constant: Floats) -> None:
