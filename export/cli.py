@@ -380,7 +380,8 @@ def _spread(data: Path, count: int) -> list[Path]:
     paths = [p.path for p in read_dataset(data) if p.split == "test"]
     if not paths:
         raise ValueError(f"no photograph in {data} is in the split `test`")
-    return paths[:: -(-len(paths) // count)]
+    count = min(count, len(paths))
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def _serve(given: argparse.Namespace) -> int:
