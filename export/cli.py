@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ The usual way, from photographs to a served model:
   python -m export serve                                 TensorFlow Serving's stand-in, port 8500
 """
 _MODELS = Path("models") / contract.MODEL_NAME
+_SHIPPED = Path(__file__).parent / "weights" / "hemavision.keras"
+_SHIPPED_HELP = "default: the shipped"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -224,6 +226,36 @@ def _slides(given: argparse.Namespace) -> int:
     return 0
 
 
+def _speed(given: argparse.Namespace) -> int:
+    _import_tensorflow()
+    import numpy as np
+
+    from export import speed, speed_report
+    from export.agreement import agreements
+    from export.dataset import load_input, read_dataset
+    from export.variants import variants
+    from export.weights import load_weights
+
+    photographs = [p for p in read_dataset(given.data) if p.split == "test"]
+    if len(photographs) < max(speed.BATCHES):
+        raise ValueError(f"{given.data} has fewer than {max(speed.BATCHES)} test photographs")
+    model, familiarity = load_weights(given.weights), _network(given.weights).familiarity
+    operations = speed.operations(model)
+    images = np.stack([load_input(p.path) for p in photographs[: max(speed.BATCHES)]])
+    with ExitStack() as opened:
+        with _native_log_hidden():
+            ways = opened.enter_context(variants(model, familiarity))
+        timings = speed.measure(ways, images, operations, given.rounds)
+        agreed = [] if given.no_answers else list(agreements(ways, photographs))
+    print(speed_report.about(operations))
+    print(speed_report.speed_table(timings, [way.name for way in ways], operations))
+    if agreed:
+        print(speed_report.agreement_table(agreed))
+    if given.out:
+        speed.write(timings, given.out)
+    return 0
+
+
 def _print_table(table: dict[str, Any]) -> None:
     print(table["about"])
     for row in (table["columns"], *table["rows"]):
@@ -333,11 +365,23 @@ def _verify(given: argparse.Namespace) -> int:
     failed = 0
     familiarity = Familiarity.load(given.weights.with_name(FAMILIARITY_NAME))
     model = load_weights(given.weights)
-    for check in verify(given.version, model, familiarity, sha256(given.weights)):
+    photographs = _spread(given.photographs, given.count) if given.photographs else []
+    for check in verify(given.version, model, familiarity, sha256(given.weights), photographs):
         print(f"{'passed' if check.passed else 'FAILED':<7} {check.name:<24} {check.finding}")
         failed += not check.passed
     print(f"{given.version}: {f'checks failed: {failed}' if failed else 'all checks passed'}")
     return 1 if failed else 0
+
+
+def _spread(data: Path, count: int) -> list[Path]:
+    """At most ``count`` test photographs of a data folder, evenly from all of them."""
+    from export.dataset import read_dataset
+
+    paths = [p.path for p in read_dataset(data) if p.split == "test"]
+    if not paths:
+        raise ValueError(f"no photograph in {data} is in the split `test`")
+    count = min(count, len(paths))
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -347,7 +391,8 @@ def _serve(given: argparse.Namespace) -> int:
     from export.local_server import LocalServer
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    server = LocalServer(contract.MODEL_NAME, given.models, given.address)
+    bfloat16 = given.mixed_precision == "bfloat16"
+    server = LocalServer(contract.MODEL_NAME, given.models, given.address, bfloat16)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -527,6 +572,22 @@ def _add_measuring(command: Command) -> None:
         help="put it into the card of WEIGHTS as well, with the confusion that it corrects by",
     )
 
+    timed = command(
+        "speed",
+        _speed,
+        "Measure how fast and how exact each way of running weights is: Keras, frozen, folded, "
+        "bfloat16; beside the machine's own matrix multiplication.",
+    )
+    timed.add_argument("data", type=Path, metavar="DATA", help=_DATA)
+    timed.add_argument("--weights", type=Path, default=_SHIPPED, metavar="FILE", help=_SHIPPED_HELP)
+    timed.add_argument(
+        "--rounds", type=_positive, default=40, metavar="N", help="each runs once in a round"
+    )
+    timed.add_argument(
+        "--no-answers", action="store_true", help="leave out what takes long: all test photographs"
+    )
+    timed.add_argument("--out", type=Path, metavar="FILE", help="write each timing there, as CSV")
+
     release = command(
         "release", _release, "Calibrate and measure a training run's weights; write their card."
     )
@@ -538,11 +599,9 @@ def _add_measuring(command: Command) -> None:
 
 
 def _add_serving(command: Command) -> None:
-    shipped = Path(__file__).parent / "weights" / "hemavision.keras"
-
     def weights(added: argparse.ArgumentParser) -> None:
         added.add_argument(
-            "--weights", type=Path, default=shipped, metavar="FILE", help="default: the shipped"
+            "--weights", type=Path, default=_SHIPPED, metavar="FILE", help=_SHIPPED_HELP
         )
 
     def models(added: argparse.ArgumentParser) -> None:
@@ -567,12 +626,24 @@ def _add_serving(command: Command) -> None:
     verify = command("verify", _verify, "Check a version before it is served; status 1 if unfit.")
     verify.add_argument("version", type=Path, metavar="DIR")
     weights(verify)
+    verify.add_argument(
+        "--photographs", type=Path, metavar="DATA", help=f"compare test photographs too: {_DATA}"
+    )
+    verify.add_argument(
+        "--count", type=_positive, default=500, metavar="N", help="of them (default: 500)"
+    )
 
     serve = command(
         "serve", _serve, "Serve the newest version over gRPC, where there is no TensorFlow Serving."
     )
     models(serve)
     serve.add_argument("--address", default="127.0.0.1:8500", help="host:port; port 0: any")
+    serve.add_argument(
+        "--mixed-precision",
+        "--mixed_precision",  # as TensorFlow Serving spells it
+        choices=("bfloat16",),
+        help="multiply in bfloat16, where the processor does: faster, and a little less exact",
+    )
     serve.add_argument(
         "--until-eof", action="store_true", help="stop when standard input ends, as with a parent"
     )

@@ -9,7 +9,7 @@ _EXPORT = Path(__file__).parent
 _SOURCES = (
     *(
         _EXPORT / f"{name}.py"
-        for name in ("architecture", "familiarity", "gradcam", "saved_model", "warmup")
+        for name in ("architecture", "familiarity", "gradcam", "optimise", "saved_model", "warmup")
     ),
     _EXPORT.parent / "gateway" / "contract.py",
 )

@@ -30,7 +30,7 @@ import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, rewriter_config_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -41,6 +41,7 @@ from tensorflow_serving.apis import (
     status_pb2,
 )
 
+from export.processor import refuse_without_bfloat16
 from export.warmup import read_warmup
 
 _LOG = logging.getLogger("export.local_server")
@@ -59,12 +60,16 @@ class ServingError(Exception):
 
 
 class Servable:
-    """One loaded version: a session and its signatures."""
+    """One loaded version: a session and its signatures.
 
-    def __init__(self, path: Path) -> None:
+    With ``bfloat16`` the session multiplies in it, as the real server's does under
+    ``--mixed_precision=bfloat16``: inputs and outputs stay what they were.
+    """
+
+    def __init__(self, path: Path, bfloat16: bool = False) -> None:
         self.version = int(path.name)
         self.path = path
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(bfloat16))
         with self.session.graph.as_default():
             meta_graph = tf.compat.v1.saved_model.loader.load(
                 self.session, [tf.saved_model.SERVING], str(path)
@@ -121,8 +126,8 @@ class _Status:
 class Library:
     """The versions under one base path: which is served, and what became of each."""
 
-    def __init__(self, name: str, base: Path) -> None:
-        self.name, self.base = name, base
+    def __init__(self, name: str, base: Path, bfloat16: bool = False) -> None:
+        self.name, self.base, self.bfloat16 = name, base, bfloat16
         self.current: Servable | None = None
         self.statuses: dict[int, _Status] = {}
 
@@ -138,7 +143,7 @@ class Library:
         status = self.statuses[newest] = _Status(_State.LOADING)
         _LOG.info("loading %s version %d", self.name, newest)
         try:
-            servable = Servable(self.base / str(newest))
+            servable = Servable(self.base / str(newest), self.bfloat16)
             servable.warm_up()
         except Exception as error:
             status.state, status.error = _State.END, str(error)
@@ -226,9 +231,17 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
 class LocalServer:
     """A running model server; a context manager that stops it."""
 
-    def __init__(self, name: str, base: Path, address: str = "127.0.0.1:8500") -> None:
-        """Listen on ``address`` (port 0: any free one) for model ``name`` under ``base``."""
-        self.library = Library(name, base)
+    def __init__(
+        self, name: str, base: Path, address: str = "127.0.0.1:8500", bfloat16: bool = False
+    ) -> None:
+        """Listen on ``address`` (port 0: any free one) for model ``name`` under ``base``.
+
+        Raises:
+            NoBFloat16: it is asked for, and the processor does not multiply in it.
+        """
+        if bfloat16:
+            refuse_without_bfloat16()
+        self.library = Library(name, base, bfloat16)
         self.address = address
         self.port = 0
         self._stopping = threading.Event()
@@ -306,6 +319,14 @@ def _refusals(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort(error.code, str(error))
     except tf.errors.OpError as error:  # TensorFlow's error codes are gRPC's
         context.abort(_CODES[error.error_code], error.message)
+
+
+def _session_config(bfloat16: bool) -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto()
+    if bfloat16:
+        rewriting = config.graph_options.rewrite_options
+        rewriting.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
+    return config
 
 
 def _time_left(context: grpc.ServicerContext) -> float | None:

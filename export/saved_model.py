@@ -1,7 +1,7 @@
 """Write a servable version: both signatures, constants, warm-up and model card.
 
 A Keras 3 model saved with its variables loads in Python and then fails in TensorFlow Serving on
-every request; a graph whose weights are constants serves, and its optimiser can fold them. So
+every request; a graph whose weights are constants serves. So what can be folded is folded, and
 both signatures are frozen. A version appears by one rename, never half written: a server that
 watches the folder can load it at once.
 """
@@ -21,6 +21,7 @@ from tensorflow.python.framework.convert_to_constants import (
 
 from export import gradcam
 from export.fingerprint import exporter_fingerprint
+from export.optimise import optimised
 from export.warmup import write_warmup
 from gateway import contract
 
@@ -61,7 +62,8 @@ def write_version(
     aside = base / f".{number}.{os.getpid()}.new"  # not a number, so no server looks at it
     try:
         module = tf.Module()
-        tf.saved_model.save(module, str(aside), signatures=_signatures(network, input_size))
+        served = signatures(optimised(network), input_size)
+        tf.saved_model.save(module, str(aside), signatures=served)
         write_warmup(aside)
         (aside / contract.MODEL_CARD_FILE).write_text(
             json.dumps({**card, "version": number, "exporter": exporter_fingerprint()}, indent=2)
@@ -72,7 +74,8 @@ def write_version(
     return target
 
 
-def _signatures(network: gradcam.Network, input_size: int) -> dict[str, Any]:
+def signatures(network: gradcam.Network, input_size: int) -> dict[str, Any]:
+    """Both signatures' functions over a network, its weights frozen, by the contract's names."""
     images = tf.TensorSpec((None, input_size, input_size, 3), tf.uint8, name=contract.IMAGES)
     class_index = tf.TensorSpec((None,), tf.int32, name=contract.CLASS_INDEX)
     predict = tf.function(lambda images: gradcam.classify(network, images))

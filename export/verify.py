@@ -1,13 +1,14 @@
 """The admission gate: is this version fit to be served? `python -m export verify DIR`.
 
 Every check compares with something the version did not compute itself: the contract, the Keras
-model, a GradCAM worked out apart with NumPy from `tf.GradientTape`'s gradients.
+model, a GradCAM worked out apart with NumPy from `tf.GradientTape`'s gradients. Given labelled
+photographs, it compares all that is answered about them, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.architecture import FINE_CONVOLUTION, LAST_CONVOLUTION, MIDDLE_CONVOLUTION
+from export.dataset import load_input
 from export.familiarity import Familiarity
 from export.smear import draw_smear
 from export.warmup import read_warmup
@@ -29,6 +31,13 @@ TOLERANCE = 1e-4
 """Largest difference allowed between the version's figures and those computed apart."""
 
 BATCHES = (1, 3, 8)
+
+_BATCH = 25
+"""Photographs that are compared at once."""
+
+_JUMPING = 0.01
+"""Share of photographs on which `cam_fine` may differ more. Its gradients pass poolings and ReLUs,
+and jump from one pixel to another where two are equal up to float32's rounding."""
 
 _VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2", "AssignVariableOp"}
 
@@ -47,27 +56,19 @@ class CheckFailed(Exception):
 
 
 def verify(
-    version: Path, model: keras.Model, familiarity: Familiarity, weights_sha256: str
+    version: Path,
+    model: keras.Model,
+    familiarity: Familiarity,
+    weights_sha256: str,
+    photographs: Sequence[Path] = (),
 ) -> Iterator[Check]:
     """Check the version against the contract and against ``model``; yield each verdict.
 
     ``weights_sha256`` is the digest of the file that ``model``'s weights came from, and
-    ``familiarity`` what lies beside it.
+    ``familiarity`` what lies beside it. ``photographs``, where there are any, are a check more.
     """
-    candidate = _Candidate(version, model, familiarity, weights_sha256)
-    for check in (
-        _signatures,
-        _frozen,
-        _model_card,
-        _batches,
-        _rows_are_independent,
-        _parity,
-        _gradcam,
-        _unfamiliarity,
-        _class_index,
-        _warmup,
-        _maps_are_not_flat,
-    ):
+    candidate = _Candidate(version, model, familiarity, weights_sha256, photographs)
+    for check in (*_CHECKS, *([_photographs] if photographs else [])):
         yield _run(check, candidate)
 
 
@@ -79,6 +80,7 @@ class _Candidate:
     model: keras.Model
     familiarity: Familiarity
     weights_sha256: str
+    photographs: Sequence[Path]
 
     @cached_property
     def loaded(self) -> Any:
@@ -218,21 +220,88 @@ def _gradcam(candidate: _Candidate) -> str:
     """Both maps and the gradients for every class, worked out apart."""
     worst = 0.0
     for label in range(len(contract.CLASSES)):
-        given = candidate.explain(candidate.images, [label] * len(candidate.images))
-        for name, array in _reference_explanation(candidate, label).items():
+        labels = [label] * len(candidate.images)
+        given = candidate.explain(candidate.images, labels)
+        for name, array in _reference_explanation(candidate, candidate.images, labels).items():
             worst = max(worst, _difference(f"{name} of class {label}", given[name], array))
     return f"largest difference from tf.GradientTape {worst:.1e}"
 
 
-def _reference_explanation(candidate: _Candidate, label: int) -> dict[str, NDArray[Any]]:
+def _extremes(candidate: _Candidate) -> str:
+    """Pictures without a cell, where what is beyond the border matters as much as what is not."""
+    images = _extreme_images()
+    labels = [number % len(contract.CLASSES) for number in range(len(images))]
+    given = candidate.explain(images, labels)
+    worst = 0.0
+    for name, array in _reference_answer(candidate, images, labels).items():
+        worst = max(worst, _difference(f"{name} of black, white and noise", given[name], array))
+    return f"largest difference on {len(images)} pictures without a cell {worst:.1e}"
+
+
+def _extreme_images() -> NDArray[Any]:
+    """Black, white, and noise of full strength: uint8 [4, 224, 224, 3]."""
+    shape = (1, contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
+    noise = np.random.default_rng(4).integers(0, 256, (2, *shape[1:]), np.uint8)
+    return np.concatenate([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise])
+
+
+def _photographs(candidate: _Candidate) -> str:
+    """Probabilities and maps of photographs, each explained for the class that it is taken for."""
+    starts = range(0, len(candidate.photographs), _BATCH)
+    batches = (candidate.photographs[start : start + _BATCH] for start in starts)
+    found = [
+        _by_photograph(candidate, np.stack([load_input(path) for path in paths]))
+        for paths in batches
+    ]
+    findings = []
+    for name in (contract.PROBABILITIES, contract.CAM, contract.CAM_FINE):
+        differences = np.concatenate([of[name] for of in found])
+        _small(name, differences, jumps=name == contract.CAM_FINE)
+        findings.append(f"{name} {differences.max():.1e}")
+    return f"largest difference on {len(candidate.photographs)}: {', '.join(findings)}"
+
+
+def _by_photograph(candidate: _Candidate, images: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Each output's largest difference on each of N photographs, [N]."""
+    given = candidate.explain(images, [contract.PREDICTED_CLASS] * len(images))
+    expected = _reference_answer(candidate, images, given[contract.LOGITS].argmax(1).tolist())
+    return {
+        name: np.abs(given[name] - array).reshape(len(images), -1).max(1).astype(np.float64)
+        for name, array in expected.items()
+    }
+
+
+def _small(name: str, differences: NDArray[np.float64], jumps: bool) -> None:
+    """Refuse differences above the tolerance; of what jumps, a few up to a hundred times that."""
+    usual = np.quantile(differences, 1 - _JUMPING, method="lower") if jumps else differences.max()
+    if not (usual <= TOLERANCE and differences.max() <= 100 * TOLERANCE):
+        above = int((~(differences <= TOLERANCE)).sum())
+        raise CheckFailed(
+            f"{name} differs by more than {TOLERANCE:.0e} on {above} of {len(differences)} "
+            f"photographs, by {differences.max():.1e} at most"
+        )
+
+
+def _reference_answer(
+    candidate: _Candidate, images: NDArray[Any], labels: list[int]
+) -> dict[str, NDArray[Any]]:
+    probabilities = candidate.model.predict(images, verbose=0)
+    explanation = _reference_explanation(candidate, images, labels)
+    return explanation | {contract.PROBABILITIES: probabilities}
+
+
+def _reference_explanation(
+    candidate: _Candidate, images: NDArray[Any], labels: list[int]
+) -> dict[str, NDArray[Any]]:
     model = candidate.model
     classifier = model.layers[-1]
     cuts = (FINE_CONVOLUTION, MIDDLE_CONVOLUTION, LAST_CONVOLUTION)
     layers = [model.get_layer(name).output for name in cuts]
     whole = keras.Model(model.inputs, [*layers, classifier.input])
     with tf.GradientTape() as tape:
-        *seen, hidden = whole(tf.cast(candidate.images, tf.float32), training=False)
-        logit = (tf.matmul(hidden, classifier.kernel) + classifier.bias)[:, label]
+        *seen, hidden = whole(tf.cast(images, tf.float32), training=False)
+        logits = tf.matmul(hidden, classifier.kernel) + classifier.bias
+        logit = tf.gather(logits, labels, batch_dims=1)
     slopes = [gradient.numpy() for gradient in tape.gradient(logit, seen)]
     fine, middle, last = (features.numpy() for features in seen)
     hirescam = (slopes[0] * fine).sum(-1).clip(0)
@@ -332,3 +401,19 @@ def _difference(what: str, found: NDArray[Any], expected: NDArray[Any]) -> float
     if not worst <= TOLERANCE:
         raise CheckFailed(f"{what} differs by {worst:.1e}, more than {TOLERANCE:.0e}")
     return worst
+
+
+_CHECKS = (
+    _signatures,
+    _frozen,
+    _model_card,
+    _batches,
+    _rows_are_independent,
+    _parity,
+    _gradcam,
+    _extremes,
+    _unfamiliarity,
+    _class_index,
+    _warmup,
+    _maps_are_not_flat,
+)

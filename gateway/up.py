@@ -87,8 +87,7 @@ async def up(
     Raises:
         StepFailed, SettingsError: a step failed; what was started is stopped again.
     """
-    if own_server:
-        _refuse_idle(settings)
+    _refuse_idle(settings, own_server)
     with closing(_listen(settings)) as listening:
         _refuse_strangers(settings, listening)
         _read_files(settings)
@@ -117,7 +116,7 @@ async def _run(
     recorder: Recorder | None,
 ) -> None:
     await _step(f"drawing sample pictures into {samples}", "draw", str(samples))
-    async with _model_server(own_server, models) as server:
+    async with _model_server(own_server, models, settings.mixed_precision) as server:
         if server is not None:
             settings = dataclasses.replace(settings, model_server=server.address, models=models)
         await _wait_for_model(settings)
@@ -141,15 +140,20 @@ class _ModelServer:
 
 
 @asynccontextmanager
-async def _model_server(own_server: bool, models: Path) -> AsyncIterator[_ModelServer | None]:
+async def _model_server(
+    own_server: bool, models: Path, mixed_precision: str
+) -> AsyncIterator[_ModelServer | None]:
     """Export where needed, start the local model server, and stop it in the end."""
     if not own_server:
         yield None
         return
     await _step("exporting the model", "saved-model", "--if-needed", "--models", str(models))
     with TemporaryFile() as log:
+        precision = ("--mixed-precision", mixed_precision) if mixed_precision else ()
         process = await _start(
-            *("serve", "--address", "127.0.0.1:0", "--models", str(models), "--until-eof"), log=log
+            *("serve", "--address", "127.0.0.1:0", "--models", str(models), "--until-eof"),
+            *precision,
+            log=log,
         )
         try:
             async with _progress("starting the model server"):
@@ -304,12 +308,19 @@ def _refuse_strangers(settings: Settings, listening: socket.socket) -> None:
     )
 
 
-def _refuse_idle(settings: Settings) -> None:
-    """Refuse what is said of a model server where the one that is started here has no use for it.
+def _refuse_idle(settings: Settings, own_server: bool) -> None:
+    """Refuse what is said of a model server that is not the one in use.
 
     Raises:
         SettingsError: with the settings' names.
     """
+    if not own_server:
+        if settings.mixed_precision:
+            raise SettingsError(
+                "HEMAVISION_MIXED_PRECISION would do nothing: HEMAVISION_MODEL_SERVER names a "
+                "server that runs already. Start that one with --mixed_precision=bfloat16."
+            )
+        return
     idle = [name for name in _OF_A_RUNNING_SERVER if getattr(settings, name) is not None]
     if idle:
         raise SettingsError(

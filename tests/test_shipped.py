@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.processor import multiplies_bfloat16
 from export.release import CARD_NAME, FAMILIARITY_NAME, SHIPPED
 from gateway import cli
 from gateway.app import create_app
@@ -121,11 +122,14 @@ async def test_drawn_samples_are_answered_right(server, aiohttp_client):
 
 
 def test_up_starts_everything_and_stops_it(version, tmp_path):
-    """Model server and gateway run, answer a sample, and are both gone after Ctrl-C."""
+    """Model server and gateway run, answer a sample, and are both gone after Ctrl-C; in bfloat16,
+    where the processor multiplies in it.
+    """
+    precision = "bfloat16" if multiplies_bfloat16() else ""
     process = subprocess.Popen(
         [Path(sys.executable).with_name("hemavision"), "up", "--models", version.parent],
         cwd=tmp_path,
-        env=os.environ | {"HEMAVISION_PORT": "0"},
+        env=os.environ | {"HEMAVISION_PORT": "0", "HEMAVISION_MIXED_PRECISION": precision},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -133,6 +137,8 @@ def test_up_starts_everything_and_stops_it(version, tmp_path):
     url = re.search(r"http://[\d.:]+", ready)[0]
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
+    told = Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")
+    assert ("--mixed-precision" in told) == bool(precision)
     assert cli.main(["classify", str(tmp_path / "samples/monocyte.png"), "--url", url]) == 0
     with urllib.request.urlopen(f"{url}/v1/model", timeout=10) as response:
         assert json.load(response)["card"]["weights"] == CARD["weights"]

@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "trust",
     "slides",
+    "speed",
     "release",
     "ablate",
     "convert",

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 )
 
 from export.local_server import LocalServer, Servable
+from export.processor import NoBFloat16, multiplies_bfloat16
 from gateway import contract
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -134,6 +135,27 @@ def test_predict_answers_what_the_model_does(client: Client, tiny_model) -> None
         tiny_model.predict(images, verbose=0),
         atol=1e-5,
     )
+
+
+def test_bfloat16_is_served_or_refused(client: Client, base: Path) -> None:
+    """Where the processor multiplies in it, answers differ a little, and are float32 as before;
+    elsewhere the server is not even made.
+    """
+    if not multiplies_bfloat16():
+        with pytest.raises(NoBFloat16, match="serves in float32"):
+            LocalServer("hemavision", base, "127.0.0.1:0", bfloat16=True)
+        return
+    request = predict_request(images=pictures(3))
+    exact = tf.make_ndarray(client.predict(request, timeout=SECONDS).outputs["logits"])
+    with (
+        LocalServer("hemavision", base, "127.0.0.1:0", bfloat16=True) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        logits = tf.make_ndarray(
+            Client(channel).predict(request, timeout=SECONDS).outputs["logits"]
+        )
+    assert logits.dtype == np.float32
+    assert 0 < np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_predict_explains(client: Client) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 from export.familiarity import Familiarity
 from export.gradcam import Network, classify, explain
 from export.saved_model import write_version
+from export.smear import draw_samples
 from export.verify import verify
 from export.weights import sha256
 from gateway import contract
@@ -30,6 +32,7 @@ ALL = [
     "rows are independent",
     "parity",
     "gradcam",
+    "extremes",
     "unfamiliarity",
     "class index",
     "warmup",
@@ -42,10 +45,10 @@ KNOWN = Familiarity.fit(
 CARD = {"classes": list(contract.CLASSES), "weights": {"sha256": WEIGHTS}}
 
 
-def failures(version: Path, model: keras.Model) -> dict[str, str]:
+def failures(version: Path, model: keras.Model, photographs: Sequence[Path] = ()) -> dict[str, str]:
     """The findings of the checks that failed."""
-    checks = list(verify(version, model, KNOWN, WEIGHTS))
-    assert [check.name for check in checks] == ALL
+    checks = list(verify(version, model, KNOWN, WEIGHTS, photographs))
+    assert [check.name for check in checks] == [*ALL, *(["photographs"] if photographs else [])]
     return {check.name: check.finding for check in checks if not check.passed}
 
 
@@ -139,7 +142,7 @@ def test_other_weights_fail_parity(sound: Path, model: keras.Model) -> None:
     other = keras.models.clone_model(model)
     other.set_weights([*model.get_weights()[:-1], model.get_weights()[-1] + [0.1, 0, 0, 0]])
     found = failures(sound, other)
-    assert set(found) == {"parity"}
+    assert set(found) == {"parity", "extremes"}
     assert found["parity"].startswith("serving_default's probabilities differs by ")
 
 
@@ -240,8 +243,35 @@ def test_a_wrong_explanation_fails_gradcam(
         return {**outputs, name: 1.1 * outputs[name]}
 
     found = failures(resaved(explain=scaled), model)
-    assert set(found) == {"gradcam"}
+    assert set(found) == {"gradcam", "extremes"}
     assert found["gradcam"].startswith(f"{name} of class 0 differs")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photographs' place, taken by twelve drawings."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return [path for seed in (1, 2, 3) for path in draw_samples(folder / str(seed), seed)]
+
+
+def test_photographs_are_a_check_more(sound: Path, model: keras.Model, drawn: list[Path]) -> None:
+    """A sound version passes it."""
+    assert failures(sound, model, drawn) == {}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("cam", 2), ("cam_fine", 2), ("cam", np.nan)])
+def test_wrong_maps_of_photographs_are_caught(
+    resaved: Callable[..., Path], model: keras.Model, drawn: list[Path], name: str, factor: float
+) -> None:
+    """With how many of them are wrong, and by how much."""
+
+    def scaled(outputs: Outputs) -> Outputs:
+        return {**outputs, name: factor * outputs[name]}
+
+    found = failures(resaved(explain=scaled), model, drawn)
+    assert re.match(
+        rf"{name} differs by more than 1e-04 on \d+ of 12 photographs", found["photographs"]
+    )
 
 
 def test_an_index_that_is_not_refused_is_caught(

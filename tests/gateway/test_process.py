@@ -309,6 +309,13 @@ def test_up_refuses_what_its_own_model_server_has_no_use_for(refused, tmp_path, 
     assert "HEMAVISION_MODEL_SERVER" in said
 
 
+def test_up_refuses_a_precision_for_a_server_that_is_not_its_own(refused):
+    """That one was started with its own, and the refusal says how."""
+    said = refused("up", MODEL_SERVER="127.0.0.1:1", MIXED_PRECISION="bfloat16")
+    assert "HEMAVISION_MIXED_PRECISION would do nothing" in said
+    assert "--mixed_precision=bfloat16" in said
+
+
 def test_up_refuses_models_for_a_server_that_is_not_its_own(monkeypatch, capsys):
     """That one has its own folder."""
     monkeypatch.setenv("HEMAVISION_MODEL_SERVER", "127.0.0.1:1")

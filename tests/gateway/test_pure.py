@@ -80,6 +80,7 @@ def test_settings_have_defaults_and_read_the_environment(tmp_path):
         ("HEMAVISION_TARGET_MS", "inf"),
         ("HEMAVISION_LOG_LEVEL", "loud"),
         ("HEMAVISION_MODELS", "/nowhere"),
+        ("HEMAVISION_MIXED_PRECISION", "float16"),
         ("HEMAVISION_MODEL_SERVER", "no-port"),
         ("HEMAVISION_MODEL_SERVER", "host:http"),
         ("HEMAVISION_MODEL_SERVER", "http://host:8500"),
