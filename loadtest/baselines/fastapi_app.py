@@ -2,8 +2,7 @@
 
 Loaded once and warm before the port opens; one call of one signature for each photograph, so one
 inference; the event loop does no work of its own, as a thread for each core decodes, asks the
-model and draws; the colours are a table, and the PNG is written with its fastest compression
-that still filters.
+model and draws; the colours are a table, and the overlay is a JPEG, as the gateway's.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Classifier:
             self._ask(black, heatmap)
 
     def answer(self, body: bytes, heatmap: bool) -> dict[str, Any]:
-        """Answer for a photograph's file, with its overlay as a PNG or without."""
+        """Answer for a photograph's file, with its overlay as a JPEG or without."""
         photograph = Image.open(io.BytesIO(body)).convert("RGB")
         outputs = self._ask(photograph, heatmap)
         probabilities = outputs["probabilities"].numpy()[0]
@@ -55,7 +54,7 @@ class Classifier:
         }
         if heatmap:
             overlay = _overlay(photograph, outputs["cam_fine"].numpy()[0])
-            answer["overlay"] = base64.b64encode(_png(overlay)).decode()
+            answer["overlay"] = base64.b64encode(_jpeg(overlay)).decode()
         return answer
 
     def _ask(self, photograph: Image.Image, heatmap: bool) -> dict[str, tf.Tensor]:
@@ -92,9 +91,9 @@ def _overlay(photograph: Image.Image, cam: NDArray[np.float32]) -> Image.Image:
     return Image.blend(photograph, heat.convert("RGB"), ALPHA)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

@@ -113,7 +113,7 @@ def _gateway(
     return [
         contender("gateway none", "?heatmap=none"),
         contender("gateway overlay", ""),
-        contender("gateway overlay jpeg", "?format=jpeg"),
+        contender("gateway overlay png", "?format=png"),
     ]
 
 

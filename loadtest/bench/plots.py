@@ -74,5 +74,5 @@ def _colour(name: str) -> str:
 
 
 def _line(name: str) -> str:
-    lines = {"none": ":", "serving_default": ":", "jpeg": "--"}
+    lines = {"none": ":", "serving_default": ":", "png": "--"}
     return lines.get(name.rpartition(" ")[2], "-")

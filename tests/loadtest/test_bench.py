@@ -11,7 +11,7 @@ from loadtest.bench.__main__ import digest, main
 from loadtest.bench.outcome import MEASURES, Turn
 
 CONTENDERS = (
-    "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay jpeg",
+    "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay png",
     "fastapi none", "fastapi overlay", "flask",
 )  # fmt: skip
 RECORD = Path(__file__).parents[2] / "loadtest/results/bench.json"
