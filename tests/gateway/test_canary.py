@@ -36,6 +36,7 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
     """TensorFlow Serving with two labelled versions, whose answers are made up.
 
     ``canary`` is what version 2 does first of all: fail with a status, or whatever it calls.
+    ``told`` is awaited before a label's version is told.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.asked: list[str] = []
         self.canary: Callable | None = None
+        self.told: Callable | None = None
 
     async def Predict(self, request, context):  # noqa: N802  # the service's own name
         """Answer by label."""
@@ -69,6 +71,8 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def GetModelMetadata(self, request, context):  # noqa: N802  # the service's own name
         """Tell which version a label leads to."""
         assert list(request.metadata_field) == ["signature_def"]  # the real server wants it
+        if self.told:
+            await self.told()
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         label = request.model_spec.version_label
         response.model_spec.version.value = await self._version(label, context)
@@ -335,6 +339,16 @@ async def test_an_unknown_label_stops_the_start(server, settings, setting):
     app = create_app(Settings(model_server=server, **settings))
     app.freeze()
     with pytest.raises(SettingsError, match=f"{setting}.*Unrecognized.*models.config"):
+        await app.startup()
+
+
+async def test_both_labels_are_asked_for_at_once(server, versions):
+    """A model server that is away delays the start by one wait: neither is answered alone here."""
+    versions.told = asyncio.Barrier(2).wait
+    labels = {"model_label": "stabel", "canary_label": "cnary"}
+    app = create_app(Settings(model_server=server, **labels))
+    app.freeze()
+    with pytest.raises(SettingsError, match="HEMAVISION_MODEL_LABEL='stabel'"):
         await app.startup()
 
 
