@@ -22,7 +22,7 @@ from gateway.annotation import Reference, load_reference
 from gateway.canary import Canary
 from gateway.counter import Counter
 from gateway.deadline import Clock, Deadline
-from gateway.errors import ModelMisbehaved, ServiceError, SettingsError
+from gateway.errors import ServiceError, SettingsError
 from gateway.handlers import Handlers
 from gateway.keys import Keys
 from gateway.lifecycle import Lifecycle
@@ -137,27 +137,37 @@ async def _connected(
         canary = connect(server, metrics.observe_canary, credentials, settings.canary_label)
     models = _Models(stable, canary)
     try:
-        await _check_label(stable, "MODEL_LABEL", settings.model_label)
-        await _check_label(canary, "CANARY_LABEL", settings.canary_label)
+        await _check_labels(settings, models)
     except BaseException:
         await models.close()
         raise
     return models
 
 
-async def _check_label(model: ModelClient | None, setting: str, label: str | None) -> None:
+async def _check_labels(settings: Settings, models: _Models) -> None:
+    asked = await asyncio.gather(
+        _unknown(models.stable, "MODEL_LABEL", settings.model_label),
+        _unknown(models.canary, "CANARY_LABEL", settings.canary_label),
+    )
+    for sentence in filter(None, asked):
+        raise SettingsError(sentence)
+
+
+async def _unknown(model: ModelClient | None, setting: str, label: str | None) -> str | None:
+    """Say what is wrong where the model server says that it knows no such label."""
     if model is None or label is None:
-        return
+        return None
     try:
         await model.available_version(Deadline.after(_LABEL_PATIENCE))
-    except ModelMisbehaved as error:
-        why = ", ".join(getattr(error, "__notes__", ()))
-        raise SettingsError(
-            f"{PREFIX}{setting}={label!r}: the model server has no version by this label ({why}). "
-            "Give one of the version_labels in its models.config, such as stable."
-        ) from error
-    except ServiceError:  # it is not there yet: /readyz will tell
-        return
+    except ServiceError as error:
+        cause = error.__cause__
+        if isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.INVALID_ARGUMENT:
+            return (
+                f"{PREFIX}{setting}={label!r}: the model server has no version by this label "
+                f"({', '.join(error.__notes__)}). Give one of the version_labels in its "
+                "models.config, such as stable."
+            )
+    return None  # it is there, or not yet: /readyz will tell
 
 
 def _lifespan(
@@ -198,7 +208,7 @@ def _handlers(
     uploads = Allowance(
         settings.max_upload_memory, settings.max_wait, metrics, settings.client_share
     )
-    model, asked = models.stable, _asked(models, settings.canary_share, metrics)
+    model, asked = models.stable, _asked(settings, models, metrics)
     return Handlers(
         pipeline=Pipeline(asked, workers, reference, settings.max_pixels, decoding, clock=clock),
         model=model,
@@ -219,10 +229,16 @@ def _handlers(
     )
 
 
-def _asked(models: _Models, share: float, metrics: Metrics) -> ModelClient | Canary:
+def _asked(settings: Settings, models: _Models, metrics: Metrics) -> ModelClient | Canary:
     if models.canary is None:
         return models.stable
-    return Canary(models.stable, models.canary, share, lambda o: metrics.canary.labels(o).inc())
+    return Canary(
+        models.stable,
+        models.canary,
+        settings.canary_share,
+        settings.target_ms / 1000,
+        lambda outcome: metrics.canary.labels(outcome).inc(),
+    )
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

@@ -291,7 +291,8 @@ class Settings:
     # What is promised
 
     target_ms: float = _setting(200.0, _amount)
-    """The latency target that replies are measured against, in milliseconds."""
+    """The latency target that replies are measured against, in milliseconds; nobody waits longer
+    for a version on trial."""
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense together.

@@ -15,15 +15,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dockerfiles import DOCKERFILES, ROOT, instructions, words
 
 from gateway import contract
 
-ROOT = Path(__file__).parents[2]
-DOCKERFILES = {
-    "gateway": ROOT / "gateway/Dockerfile",
-    "model": ROOT / "serving_config/Dockerfile",
-    "loadtest": ROOT / "loadtest/Dockerfile",
-}
 SERVED = ["gateway", "model"]
 CONTEXTS = {
     "gateway": ROOT / ".dockerignore",
@@ -57,18 +52,6 @@ FLAGS = {
     "enable_serialization_as_tensor_content": SWITCH,
     "mixed_precision": "bfloat16",
 }
-
-
-def instructions(image: str, name: str) -> list[str]:
-    """What follows each instruction of this name, in order."""
-    text = DOCKERFILES[image].read_text().replace("\\\n", " ")
-    return re.findall(rf"^{name} (.+)$", text, re.MULTILINE)
-
-
-def words(image: str, name: str) -> list[str]:
-    """An instruction in exec form, which needs no shell."""
-    (given,) = instructions(image, name)
-    return json.loads(given[given.index("[") :])
 
 
 def flags() -> dict[str, str]:

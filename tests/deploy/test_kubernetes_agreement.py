@@ -447,46 +447,60 @@ def test_the_ingress_lets_a_series_through(tmp_path):
     assert int(rule["timeouts"]["request"].removesuffix("s")) >= made.series_deadline
 
 
-def test_prometheus_finds_what_it_scrapes():
-    """Each monitor's Service and port; and path and job are as in compose, for the same rules."""
+def scraped_by_compose():
+    """Job, port, path and what is kept, of each job of prometheus.yml but its own."""
     read = yaml.safe_load((ROOT / "serving_config/monitoring/prometheus.yml").read_text())
-    jobs = {job["job_name"]: job for job in read["scrape_configs"]}
-    del jobs["prometheus"]  # itself
-    for made in of_kind(production(), "ServiceMonitor"):
-        spec, name = made["spec"], made["metadata"]["name"]
-        service, job = named(production(), "Service", name), jobs.pop(name)
-        wanted = spec["selector"]["matchLabels"].items()
-        services = of_kind(production(), "Service")
-        assert [s for s in services if wanted <= s["metadata"]["labels"].items()] == [service]
-        (endpoint,) = spec["endpoints"]
-        assert endpoint["port"] in {one["name"] for one in service["spec"]["ports"]}
-        assert endpoint["path"] == job.get("metrics_path", "/metrics")
-        assert service["metadata"]["labels"][spec["jobLabel"]] == name
+    jobs = {job.pop("job_name"): job for job in read["scrape_configs"]}
+    del jobs["prometheus"]
+    for name, job in jobs.items():
+        (found,) = job["dns_sd_configs"]
+        kept = [rule["regex"] for rule in job.get("metric_relabel_configs", ())]
+        yield name, found["port"], job.get("metrics_path", "/metrics"), kept
+
+
+def monitored():
+    """The same of each ServiceMonitor, with the workload that its Service leads to."""
+    objects = production()
+    for made in of_kind(objects, "ServiceMonitor"):
+        wanted = made["spec"]["selector"]["matchLabels"].items()
+        services = of_kind(objects, "Service")
+        (service,) = [s for s in services if wanted <= s["metadata"]["labels"].items()]
+        (endpoint,) = made["spec"]["endpoints"]
+        (target,) = [p for p in service["spec"]["ports"] if p["name"] == endpoint["port"]]
+        (job,) = endpoint["relabelings"]
+        assert job["targetLabel"] == "job"
         kept = [rule["regex"] for rule in endpoint.get("metricRelabelings", ())]
-        assert kept == [rule["regex"] for rule in job.get("metric_relabel_configs", ())]
-    assert not jobs
+        (workload,) = selected(objects, {"matchLabels": service["spec"]["selector"]})
+        number = port(workload, target["targetPort"])
+        yield workload, (job["replacement"], number, endpoint["path"], kept)
+
+
+def test_prometheus_scrapes_the_same_everywhere():
+    """Job, port, path and what is kept, in compose and Kubernetes, for the same rules."""
+    assert sorted(scraped_by_compose()) == sorted(job for _, job in monitored())
 
 
 def test_what_is_scraped_is_served():
-    """The gateway's path is a route, and TensorFlow Serving's is in its configuration."""
-    paths = {
-        made["metadata"]["name"]: made["spec"]["endpoints"][0]["path"]
-        for made in of_kind(production(), "ServiceMonitor")
-    }
-    assert paths["gateway"] in routes()
-    config = (ROOT / "serving_config/monitoring.config").read_text()
-    assert f'path: "{paths["tf-serving"]}"' in config
+    """The gateway's path and port are its own, TensorFlow Serving's are in its configuration."""
+    served = {job: (port, path) for job, port, path, _ in scraped_by_compose()}
+    number, path = served["hemavision-gateway"]
+    assert number == Settings().port
+    assert path in routes()
+    number, path = served["hemavision-tf-serving"]
+    assert f'path: "{path}"' in (ROOT / "serving_config/monitoring.config").read_text()
+    server = named(production(), "Deployment", "tf-serving")
+    assert option(server, "rest_api_port") == str(number)
 
 
 def test_prometheus_may_scrape_what_it_finds():
-    """A policy lets it to each monitored port."""
+    """A policy lets it to each monitored port, and to no other."""
     opened = {
         (name, number)
         for name, number, peer in openings(production())
         if peer.get("podSelector", {}).get("matchLabels")
         == {"app.kubernetes.io/name": "prometheus"}
     }
-    assert opened == {("gateway", 8080), ("tf-serving", 8501)}
+    assert opened == {(made["metadata"]["name"], job[1]) for made, job in monitored()}
 
 
 def test_the_wrapped_rules_are_the_rules():

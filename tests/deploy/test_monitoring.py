@@ -24,7 +24,6 @@ import trustme
 import yaml
 from PIL import Image
 
-from gateway.routes import ROUTES
 from gateway.settings import Settings
 
 MONITORING = Path(__file__).parents[2] / "serving_config" / "monitoring"
@@ -35,7 +34,6 @@ README = (MONITORING / "README.md").read_text()
 # In the format of tensorflow_serving/util/prometheus_exporter.cc, with the names and labels of
 # servables/tensorflow/util.cc (Serving 2.19.1) and cc/saved_model/loader.cc (TensorFlow 2.19.1)
 MODEL_SERVER_PAGE = Path(__file__).with_name("tf_serving_metrics.txt").read_bytes()
-MODEL_SERVER_PATH = "/monitoring/prometheus/metrics"
 
 ELSEWHERE = {
     # google/cadvisor, docs/storage/prometheus.md; the kubelet adds the labels of the pod
@@ -50,7 +48,7 @@ ELSEWHERE = {
         "name", "namespace", "exported_namespace",
     },
     # https://prometheus.io/docs/prometheus/latest/configuration/alerting_rules/
-    "ALERTS": {"alertname", "alertstate", "severity"},
+    "ALERTS": {"alertname", "alertstate", "service", "severity"},
 }  # fmt: skip
 """Metrics that no part of the service exposes, with the labels that are used of them."""
 
@@ -179,11 +177,12 @@ def test_each_recorded_series_is_tested():
 def test_each_alert_tells_what_to_do(rule):
     """How urgent it is, what is wrong, with its value, and where its entry stands."""
     assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert rule["labels"]["service"] == "hemavision"  # Alertmanager may have others' too
     notes = rule["annotations"]
-    assert set(notes) == {"summary", "description", "runbook_url"}
+    assert set(notes) == {"summary", "description", "runbook"}
     assert "$value" in notes["description"]
     page = (MONITORING / "README.md").relative_to(MONITORING.parents[1])
-    assert notes["runbook_url"] == f"{page}#{rule['alert'].lower()}"
+    assert notes["runbook"] == f"{page}#{rule['alert'].lower()}"
 
 
 def test_the_runbook_has_an_entry_for_each_alert_and_no_other():
@@ -202,15 +201,21 @@ def test_every_burn_rate_can_be_reached():
     assert max(rates) * 0.01 < 1
 
 
-def test_the_gateway_is_scraped_where_it_answers():
-    """On its port and path; the rules' jobs are the configuration's."""
-    jobs = {job["job_name"]: job for job in configuration()["scrape_configs"]}
-    assert jobs["gateway"]["dns_sd_configs"][0]["port"] == Settings().port
-    path = jobs["gateway"].get("metrics_path", "/metrics")
-    assert ("GET", path) in {(operation.method, operation.path) for operation, _ in ROUTES}
-    assert jobs["tf-serving"]["metrics_path"] == MODEL_SERVER_PATH
-    asked = set(re.findall(r'job=~?"([^"]+)"', " ".join(query.expression for query in QUERIES)))
-    assert {name for value in asked for name in value.split("|")} <= set(jobs)
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.place)
+def test_a_query_is_of_this_service_alone(query):
+    """By the metric's name or a label, where a Prometheus has others' series too."""
+    jobs = {job["job_name"] for job in configuration()["scrape_configs"]}
+    for name, matchers in query.selectors:
+        if not name.startswith("hemavision"):
+            said = re.findall(r'\b(job|service|namespace|exported_namespace)=~?"([^"]+)"', matchers)
+            assert said, f"{name}{matchers}"
+            for label, value in said:
+                if label == "job":
+                    matched = {job for job in jobs if re.fullmatch(value, job)}
+                    assert matched, value
+                    assert all(job.startswith("hemavision-") for job in matched)
+                else:
+                    assert value == "hemavision"
 
 
 # The dashboards
@@ -360,10 +365,12 @@ def gateway(model_server, tmp_path_factory) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def model_server_page() -> Iterator[int]:
     """The port of what shows TensorFlow Serving's page, which the local model server has not."""
+    jobs = {job["job_name"]: job for job in configuration()["scrape_configs"]}
+    path = jobs["hemavision-tf-serving"]["metrics_path"]
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == MODEL_SERVER_PATH else 404)
+            self.send_response(200 if self.path == path else 404)
             self.send_header("Content-Type", "text/plain")
             self.end_headers()
             self.wfile.write(MODEL_SERVER_PAGE)
@@ -383,15 +390,25 @@ def configuration() -> dict[str, Any]:
     return yaml.safe_load((MONITORING / "prometheus.yml").read_text())
 
 
-def scraping(ports: dict[str, int], authority: Path) -> dict[str, Any]:
+def at_one_pace(folder: Path) -> list[str]:
+    """Copies of the rules, each evaluated at the pace that is common to all."""
+    for path in RULES:
+        read = yaml.safe_load(path.read_text())
+        for group in read["groups"]:
+            group.pop("interval", None)
+        (folder / path.name).write_text(yaml.safe_dump(read))
+    return [str(folder / path.name) for path in RULES]
+
+
+def scraping(ports: dict[str, int], authority: Path, folder: Path) -> dict[str, Any]:
     """Our configuration, but for the targets' addresses and the pace."""
     config = configuration()
     config["global"] = dict.fromkeys(config["global"], "1s")
-    config["rule_files"] = [str(MONITORING / pattern) for pattern in config["rule_files"]]
+    config["rule_files"] = at_one_pace(folder)
     for job in config["scrape_configs"]:
         job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
-        if job["job_name"] == "gateway":
+        if job["job_name"] == "hemavision-gateway":
             job |= {"scheme": "https", "tls_config": {"ca_file": str(authority)}}
     return config
 
@@ -403,9 +420,13 @@ def prometheus(gateway, model_server_page, tmp_path_factory) -> Iterator[Prometh
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ports = {"gateway": gateway.port, "tf-serving": model_server_page, "prometheus": port}
+    ports = {
+        "hemavision-gateway": gateway.port,
+        "hemavision-tf-serving": model_server_page,
+        "prometheus": port,
+    }
     config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(scraping(ports, gateway.authority)))
+    config.write_text(yaml.safe_dump(scraping(ports, gateway.authority, folder)))
     command = [
         tool("prometheus"),
         f"--config.file={config}",
@@ -467,10 +488,16 @@ def test_each_query_names_what_there_is(watched, query):
 
 
 def test_prometheus_evaluates_every_rule(watched):
-    """Without an error or a warning."""
-    seen = [rule for group in watched.ask("rules")["groups"] for rule in group["rules"]]
+    """Each has been run, without an error."""
+
+    def evaluated() -> list[dict[str, Any]] | None:
+        seen = [rule for group in watched.ask("rules")["groups"] for rule in group["rules"]]
+        return seen if all(rule["health"] != "unknown" for rule in seen) else None
+
+    seen = until(evaluated)
     assert {rule["name"] for rule in seen} == set(RECORDED) | set(ALERTS)
-    assert [rule["lastError"] for rule in seen if rule.get("lastError")] == []
+    faults = [(r["name"], r.get("lastError")) for r in seen if r["health"] != "ok"]
+    assert faults == []
 
 
 def test_what_a_real_gateway_does_is_recorded(watched, gateway, jpeg):

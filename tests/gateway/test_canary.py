@@ -20,7 +20,7 @@ from gateway.app import create_app
 from gateway.breaker import Breaker
 from gateway.canary import Canary, drawn
 from gateway.deadline import Deadline
-from gateway.errors import SettingsError
+from gateway.errors import ModelUnavailable, SettingsError
 from gateway.model_client import ModelClient
 from gateway.settings import Settings
 from gateway.tracing import Trace, following, unrecorded
@@ -36,13 +36,15 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
     """TensorFlow Serving with two labelled versions, whose answers are made up.
 
     ``canary`` is what version 2 does first of all: fail with a status, or whatever it calls.
+    ``told`` is awaited before a label's version is told.
     """
 
     def __init__(self) -> None:
         self.labels = dict(VERSIONS)
-        self.loading = False
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.asked: list[str] = []
         self.canary: Callable | None = None
+        self.told: Callable | None = None
 
     async def Predict(self, request, context):  # noqa: N802  # the service's own name
         """Answer by label."""
@@ -69,6 +71,8 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def GetModelMetadata(self, request, context):  # noqa: N802  # the service's own name
         """Tell which version a label leads to."""
         assert list(request.metadata_field) == ["signature_def"]  # the real server wants it
+        if self.told:
+            await self.told()
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         label = request.model_spec.version_label
         response.model_spec.version.value = await self._version(label, context)
@@ -78,8 +82,8 @@ class TwoVersions(prediction_service_pb2_grpc.PredictionServiceServicer):
         if label not in self.labels:
             message = f"Unrecognized servable version label: {label}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        if self.loading:
-            await context.abort(*NO_MODEL)
+        if self.refusal:
+            await context.abort(*self.refusal)
         return self.labels[label]
 
 
@@ -114,6 +118,7 @@ def gateway(aiohttp_client, server):
     """A gateway before them."""
 
     async def start(**settings: object):
+        settings = {"target_ms": 4000.0} | settings  # a busy machine fails no canary
         return await aiohttp_client(create_app(Settings(model_server=server, **settings)))
 
     return start
@@ -240,40 +245,78 @@ async def test_the_stable_version_answers_where_the_canary_fails(
 
 
 async def test_a_canary_that_hangs_leaves_time_for_the_stable_version(gateway, jpeg, versions):
-    """It may use up half of the request's time, and a second at most."""
-    client = await gateway(**LABELS, canary_share=1.0)
+    """It may use up half of the request's time, however long the target is."""
+    client = await gateway(**LABELS, canary_share=1.0, target_ms=2000.0)
     versions.canary = hang
-    reply = await classified(client, jpeg, query="&timeout=2")
+    reply = await classified(client, jpeg, query="&timeout=3")
     assert reply.status == 200
     assert (await reply.json())["model"]["version"] == 1
     assert await trials(client) == {"answered": 0, "replaced": 1, "failed": 0}
 
 
-async def test_a_canary_that_never_answers_is_left_alone(server, versions, clock):
-    """After five requests nobody waits for it any more; and the stable version is asked as ever."""
-    versions.canary, told = hang, []
-    stable = ModelClient(server, label="stable")
-    canary = ModelClient(server, label="canary", breaker=Breaker(clock=clock))
-    pair = Canary(stable, canary, 1.0, told.append)
+async def test_nobody_waits_longer_than_the_target_for_the_canary(gateway, jpeg, versions):
+    """Whoever has ten seconds too: a slow canary must not use up the error budget."""
+    given = []
+
+    async def note(context):
+        given.append(context.time_remaining())
+        await hang(context)
+
+    versions.canary = note
+    client = await gateway(**LABELS, canary_share=1.0, target_ms=300.0)
+    reply = await classified(client, jpeg)
+    assert (await reply.json())["model"]["version"] == 1
+    assert given
+    assert max(given) <= 0.3
+
+
+@pytest.fixture
+async def pair(server, clock):
+    """What makes both versions one, with what is told of the one on trial."""
+    stable, canary = ModelClient(server, label="stable"), ModelClient(server, label="canary")
+    told: list[str] = []
+
+    def paired(patience: float) -> tuple[Canary, list[str]]:
+        return Canary(
+            stable, canary, 1.0, patience, told.append, breaker=Breaker(clock=clock)
+        ), told
+
     with following(Trace("a-request", unrecorded("", None))):
-        for _ in range(6):
-            assert (await pair.predict(TENSOR, Deadline.after(1.2))).version == 1
-    assert versions.asked.count("canary") == 5
-    assert versions.asked.count("stable") == 6
-    assert told == ["replaced"] * 6
+        yield paired
     await stable.close()
     await canary.close()
 
 
+async def test_a_canary_that_never_answers_is_left_alone(pair, versions):
+    """After five requests nobody waits for it any more; and the stable version is asked as ever."""
+    versions.canary = hang
+    both, told = pair(patience=0.2)
+    for _ in range(6):
+        assert (await both.predict(TENSOR, Deadline.after(10))).version == 1
+    assert versions.asked.count("canary") == 5
+    assert versions.asked.count("stable") == 6
+    assert told == ["replaced"] * 6
+
+
+async def test_a_request_short_of_time_says_nothing_of_the_canary(pair, versions):
+    """With less time than the canary is given, or none, the stable version alone is asked."""
+    both, told = pair(patience=60)
+    assert (await both.predict(TENSOR, Deadline.after(30))).version == 1
+    with pytest.raises(ModelUnavailable):
+        await both.predict(TENSOR, Deadline.after(0))
+    assert versions.asked == ["stable"]
+    assert told == []
+
+
 async def test_a_busy_server_is_not_asked_twice(gateway, jpeg, versions):
-    """Beyond gRPC's own retry: no load upon load, and the client is told to come back."""
+    """Beyond gRPC's own retry: no load upon load, and nothing that the canary is blamed for."""
     client = await gateway(**LABELS, canary_share=1.0)
     versions.canary = failing(*BUSY)
     reply = await classified(client, jpeg)
     assert reply.status == 503
     assert (await reply.json(content_type=None))["type"].endswith("overloaded")
     assert set(versions.asked) == {"canary"}
-    assert await trials(client) == {"answered": 0, "replaced": 0, "failed": 1}
+    assert await trials(client) == {"answered": 0, "replaced": 0, "failed": 0}
 
 
 async def test_what_fails_with_both_is_told_apart(gateway, jpeg, versions):
@@ -299,11 +342,29 @@ async def test_an_unknown_label_stops_the_start(server, settings, setting):
         await app.startup()
 
 
-async def test_a_version_that_is_still_loaded_stops_no_start(gateway, versions):
-    """The label is known, its version is not there yet: /readyz says so until it is."""
-    versions.loading = True
+async def test_both_labels_are_asked_for_at_once(server, versions):
+    """A model server that is away delays the start by one wait: neither is answered alone here."""
+    versions.told = asyncio.Barrier(2).wait
+    labels = {"model_label": "stabel", "canary_label": "cnary"}
+    app = create_app(Settings(model_server=server, **labels))
+    app.freeze()
+    with pytest.raises(SettingsError, match="HEMAVISION_MODEL_LABEL='stabel'"):
+        await app.startup()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (NO_MODEL, 503),
+        ((grpc.StatusCode.INTERNAL, "out of sorts"), 502),
+        ((grpc.StatusCode.UNIMPLEMENTED, "a proxy without the model server"), 502),
+    ],
+)
+async def test_what_says_nothing_of_the_label_stops_no_start(gateway, versions, refusal, status):
+    """Its version is still loaded, or the server is not well: /readyz says so until it is."""
+    versions.refusal = refusal
     client = await gateway(**LABELS)
-    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/readyz")).status == status
 
 
 async def test_a_label_that_goes_away_is_told(gateway, versions):

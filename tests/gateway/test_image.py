@@ -14,30 +14,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from dockerfiles import ROOT, instructions, words
 
 from gateway.keys import make_key
 
-ROOT = Path(__file__).parents[2]
 HOME = "/opt/hemavision"
-
-
-def instructions(name: str) -> list[str]:
-    """What follows each instruction of this name, in order."""
-    text = (ROOT / "gateway/Dockerfile").read_text().replace("\\\n", " ")
-    return re.findall(rf"^{name} (.+)$", text, re.MULTILINE)
-
-
-def exec_form(name: str) -> list[str]:
-    """A command as a list of words, which needs no shell."""
-    (given,) = instructions(name)
-    words: list[str] = json.loads(given[given.index("[") :])
-    return words
 
 
 def copied() -> list[str]:
     """What the image is built from, in the repository."""
-    words = [given.split() for given in instructions("COPY") if not given.startswith("--from")]
-    return [source for *sources, _ in words for source in sources]
+    every = instructions("gateway", "COPY")
+    copies = [given.split() for given in every if not given.startswith("--from")]
+    return [source for *sources, _ in copies for source in sources]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +39,8 @@ def image(tmp_path_factory) -> Path:
         copy(ROOT / source, build / source)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    for command in (given for given in instructions("RUN") if HOME in given):  # not: get uv
+    commands = instructions("gateway", "RUN")
+    for command in (given for given in commands if HOME in given):  # not: get uv
         done = subprocess.run(
             ["/bin/sh", "-c", command.replace(HOME, str(made))],
             cwd=build,
@@ -81,10 +70,11 @@ def running(
     image: Path, limits: list[str] = NO_BYTES, **settings: str
 ) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     """ENTRYPOINT and CMD with the image's ENV, no home, and no byte written to any file."""
-    declared = dict(line.replace(HOME, str(image)).split("=", 1) for line in instructions("ENV"))
+    variables = instructions("gateway", "ENV")
+    declared = dict(line.replace(HOME, str(image)).split("=", 1) for line in variables)
     environment = declared | {"TMPDIR": "/nonexistent"} | settings
     process = subprocess.Popen(
-        [*limits, *exec_form("ENTRYPOINT"), *exec_form("CMD")],
+        [*limits, *words("gateway", "ENTRYPOINT"), *words("gateway", "CMD")],
         cwd="/",
         env=environment,
         stdout=subprocess.PIPE,
@@ -121,7 +111,9 @@ async def test_the_image_serves_and_writes_nothing(image, jpeg, tmp_path):
         assert line, process.stderr.read()
         port = line.rsplit(":", 1)[1].strip()
         environment["HEMAVISION_PORT"] = port
-        check = await asyncio.create_subprocess_exec(*exec_form("HEALTHCHECK"), env=environment)
+        check = await asyncio.create_subprocess_exec(
+            *words("gateway", "HEALTHCHECK"), env=environment
+        )
         assert await check.wait() == 0
         form = aiohttp.FormData()
         form.add_field("file", jpeg, filename="cell.jpg", content_type="image/jpeg")
@@ -169,10 +161,10 @@ def test_the_image_has_the_locked_versions(image):
 
 def test_the_image_runs_as_nobody_in_particular():
     """A numeric user that is not root, a port that needs no privilege, and no shell."""
-    assert re.fullmatch(r"([1-9]\d{3,}):\1", instructions("USER")[-1])
-    assert int(instructions("EXPOSE")[0]) > 1023
+    assert re.fullmatch(r"([1-9]\d{3,}):\1", instructions("gateway", "USER")[-1])
+    assert int(instructions("gateway", "EXPOSE")[0]) > 1023
     for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK"):
-        assert exec_form(name)[0]
+        assert words("gateway", name)[0]
 
 
 def test_the_build_sees_what_it_copies_and_no_more():
