@@ -88,11 +88,12 @@ def test_the_schema_finds_what_is_mistyped(tmp_path):
     assert "memory_limit" in done.stdout
 
 
-def test_the_gateways_environment_is_of_its_settings():
+def test_the_gateways_environment_is_of_its_settings(tmp_path):
     """Each name exists, each value is one that it takes, and both labels are those of the file."""
     given = service("gateway")["environment"]
     ours = {name: str(value) for name, value in given.items() if name.startswith(PREFIX)}
-    folders = {name: "." for name in ours if name == f"{PREFIX}MODELS"}
+    (tmp_path / "1").mkdir()
+    folders = {name: str(tmp_path) for name in ours if name == f"{PREFIX}MODELS"}
     settings = Settings.from_environment(ours | folders)
     assert settings.model_server == "tf-serving:8500"
     assert {settings.model_label, settings.canary_label} == {"stable", "canary"}

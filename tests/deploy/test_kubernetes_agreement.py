@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import re
+import subprocess
 import tomllib
 from dataclasses import fields
 
@@ -27,6 +28,7 @@ from manifests import (
 
 from gateway import contract
 from gateway.app import create_app
+from gateway.card import read_card
 from gateway.metrics import Metrics
 from gateway.settings import PREFIX, Settings
 
@@ -65,7 +67,7 @@ def settings(workload, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif value.startswith(str(tmp_path)):
-            tmp_path.__class__(value).mkdir(parents=True, exist_ok=True)
+            tmp_path.__class__(value, "1").mkdir(parents=True, exist_ok=True)
     return Settings.from_environment(given)
 
 
@@ -88,6 +90,56 @@ def test_every_file_of_the_gateway_is_mounted(combination):
     for variable in made["env"]:
         if variable.get("value", "").startswith("/"):
             assert any(variable["value"].startswith(place) for place in places), variable
+
+
+@EVERY
+def test_the_gateway_has_the_cards_of_what_is_served(combination):
+    """As in compose, for without a card no count is corrected; and from where the model is from."""
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]
+    objects = render(combination)
+    gateway, server = (named(objects, "Deployment", name) for name in ("gateway", "tf-serving"))
+    folder = environment(gateway)["HEMAVISION_MODELS"]
+    assert folder == composed["environment"]["HEMAVISION_MODELS"]
+    (mount,) = (m for m in container(gateway)["volumeMounts"] if m["mountPath"] == folder)
+    volumes = {v["name"]: v for v in gateway["spec"]["template"]["spec"]["volumes"]}
+    if image := volumes[mount["name"]].get("image"):
+        assert {"name": mount["name"], "image": image} in server["spec"]["template"]["spec"][
+            "volumes"
+        ]
+    else:
+        (fill,) = gateway["spec"]["template"]["spec"]["initContainers"]
+        assert fill["volumeMounts"] == [{"name": mount["name"], "mountPath": "/cards"}]
+        pod = server["spec"]["template"]["spec"]
+        (source,) = pod.get("initContainers", pod["containers"])
+        assert fill["image"] == source["image"]
+
+
+def test_the_cards_are_copied_and_nothing_else(tiny_models, tmp_path):
+    """The base's command, twice as after a restart, on a folder that nobody may write."""
+    pod = named(render(Combination("base")), "Deployment", "gateway")["spec"]["template"]["spec"]
+    (fill,) = pod["initContainers"]
+    (tmp_path / "cards").mkdir()
+    *shell, script = fill["command"]
+    there = script.replace("/models/hemavision", str(tiny_models), 1)
+    there = there.replace(" /cards", f" {tmp_path}/cards")
+    for _ in range(2):
+        subprocess.run([*shell, there], check=True)
+    (version,) = (int(path.name) for path in tiny_models.iterdir())
+    assert read_card(tmp_path / "cards", version) == read_card(tiny_models, version) is not None
+    copied = [path for path in (tmp_path / "cards").rglob("*") if path.is_file()]
+    assert [path.relative_to(tmp_path / "cards").as_posix() for path in copied] == [
+        f"{version}/{contract.MODEL_CARD_FILE}"
+    ]
+
+
+@EVERY
+def test_a_processor_is_asked_for_where_an_image_has_no_other(combination):
+    """TensorFlow Serving's is for amd64 alone: whoever runs it, if only for the cards, needs one."""
+    for workload in workloads(render(combination)):
+        pod = workload["spec"]["template"]["spec"]
+        images = [c["image"] for c in [*pod.get("initContainers", ()), *pod["containers"]]]
+        bound = any("hemavision-model" in i or "tensorflow/serving" in i for i in images)
+        assert (pod["nodeSelector"] == {"kubernetes.io/arch": "amd64"}) is bound
 
 
 @EVERY
