@@ -134,7 +134,7 @@ def test_the_cards_are_copied_and_nothing_else(tiny_models, tmp_path):
 
 @EVERY
 def test_a_processor_is_asked_for_where_an_image_has_no_other(combination):
-    """TensorFlow Serving's is for amd64 alone: whoever runs it, if only for the cards, needs one."""
+    """TensorFlow Serving's is for amd64 alone: who runs it, if only for the cards, needs one."""
     for workload in workloads(render(combination)):
         pod = workload["spec"]["template"]["spec"]
         images = [c["image"] for c in [*pod.get("initContainers", ()), *pod["containers"]]]
