@@ -47,6 +47,7 @@ FLAGS = {
     "rest_api_timeout_in_ms": WHOLE,
     "grpc_max_threads": WHOLE,
     "grpc_channel_arguments": r"[a-z0-9._]+=\w+(,[a-z0-9._]+=\w+)*",
+    "enable_grpc_healthcheck_service": SWITCH,
     "ssl_config_file": TEXT,
     "model_config_file": TEXT,
     "model_config_file_poll_wait_seconds": WHOLE,

@@ -249,6 +249,7 @@ def test_probes_ask_what_they_mean(combination):
     server = named(objects, "Deployment", "tf-serving")
     for probe in ("startupProbe", "readinessProbe"):
         assert container(server)[probe]["grpc"]["port"] == port(server, "grpc")
+    assert option(server, "enable_grpc_healthcheck_service") == "true"  # by itself it has none
     alive = container(server)["livenessProbe"]["httpGet"]
     assert alive == {"path": f"/v1/models/{contract.MODEL_NAME}", "port": "http"}
 
@@ -405,6 +406,13 @@ def test_labels_that_the_gateway_asks_for_are_given(combination):
     assert set(given.values()) <= set(re.findall(r"versions: (\d+)", config))
 
 
+def test_a_component_in_the_overlays_own_list_finds_its_images():
+    """Which the overlay then names as its registry does; on top of the overlay it would not."""
+    objects = render(Combination("overlays/production", ("gpu",)))
+    image = container(named(objects, "Deployment", "tf-serving"))["image"]
+    assert image.partition(":")[0] == "registry.example/hemavision-model-gpu"
+
+
 @PAIRS_TOO
 def test_a_gpu_has_the_server_that_uses_it(combination):
     """And the image that has none of it asks for none."""
@@ -437,7 +445,8 @@ def offered(path, exact, prefixes):
 
 def ingress_paths():
     """What the Ingress lets through: exact paths and prefixes."""
-    (rule,) = named(production(), "Ingress", "gateway")["spec"]["rules"]
+    objects = render(Combination("base", ("ingress",)))
+    (rule,) = named(objects, "Ingress", "gateway")["spec"]["rules"]
     paths = rule["http"]["paths"]
     return tuple(
         {p["path"] for p in paths if p["pathType"] == kind} for kind in ("Exact", "Prefix")
@@ -487,16 +496,22 @@ def test_what_is_in_front_speaks_tls_and_leads_to_the_gateway(component):
     assert any(name == "gateway" and number == 8080 for name, number, _ in openings(objects))
 
 
-def test_the_ingress_lets_a_series_through(tmp_path):
-    """As large and as long as the gateway takes one."""
+def test_what_is_in_front_lets_a_series_through(tmp_path):
+    """As long as the gateway takes one. An Ingress cannot say so: its file tells what to set."""
     made = settings(named(production(), "Deployment", "gateway"), tmp_path)
-    nginx = "nginx.ingress.kubernetes.io/proxy-"
-    said = named(production(), "Ingress", "gateway")["metadata"]["annotations"]
-    assert int(said[nginx + "body-size"].removesuffix("m")) * 2**20 > made.max_series_bytes
-    assert int(said[nginx + "read-timeout"]) >= made.series_deadline
-    objects = render(Combination("base", ("gateway-api",)))
-    (rule,) = named(objects, "HTTPRoute", "gateway")["spec"]["rules"]
+    (rule,) = named(production(), "HTTPRoute", "gateway")["spec"]["rules"]
     assert int(rule["timeouts"]["request"].removesuffix("s")) >= made.series_deadline
+    for path in ("components/ingress/ingress.yaml", "README.md"):
+        (megabytes,) = re.findall(r"(\d[\d,]*) MB", _about_series((K8S / path).read_text()))
+        (seconds,) = re.findall(r"(\d+) s\b", _about_series((K8S / path).read_text()))
+        assert int(megabytes.replace(",", "")) * 1e6 > made.max_series_bytes
+        assert int(seconds) >= made.series_deadline
+
+
+def _about_series(text):
+    """What is said of a series to who sets up an Ingress controller."""
+    (said,) = re.findall(r"a series is up to[^.]*\.", re.sub(r"\n *#? *", " ", text))
+    return said
 
 
 def test_prometheus_finds_what_it_scrapes():
