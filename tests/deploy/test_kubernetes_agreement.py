@@ -249,7 +249,7 @@ def test_probes_ask_what_they_mean(combination):
     server = named(objects, "Deployment", "tf-serving")
     for probe in ("startupProbe", "readinessProbe"):
         assert container(server)[probe]["grpc"]["port"] == port(server, "grpc")
-    assert option(server, "enable_grpc_healthcheck_service") == "true"  # without it there may be none
+    assert option(server, "enable_grpc_healthcheck_service") == "true"  # else perhaps none
     alive = container(server)["livenessProbe"]["httpGet"]
     assert alive == {"path": f"/v1/models/{contract.MODEL_NAME}", "port": "http"}
 
