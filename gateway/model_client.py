@@ -309,7 +309,9 @@ class ModelClient:
             self._breaker.failed()
             if self._breaker.open and not was_open:
                 _LOG.warning(
-                    "no model server answers at %s: it is asked only now and then", self._address
+                    "no model server answers at %s (HEMAVISION_MODEL_SERVER): it is asked only now "
+                    "and then",
+                    self._address,
                 )
 
     def _praise(self) -> None:

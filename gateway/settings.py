@@ -109,9 +109,9 @@ def _origins(text: str) -> frozenset[str]:
     return origins
 
 
-def _folder(text: str) -> Path:
-    """The path of a folder that exists."""
-    if not Path(text).is_dir():
+def _models(text: str) -> Path:
+    """The path of a folder with versions of a model: folders whose names are numbers."""
+    if not any(path.name.isdecimal() for path in Path(text).glob("*/")):
         raise ValueError(text)
     return Path(text)
 
@@ -189,7 +189,7 @@ class Settings:
     """host:port of TensorFlow Serving's gRPC. Balanced over: a name with several addresses, or
     several IP addresses with ports and commas between."""
 
-    models: Path | None = _setting(None, _folder)
+    models: Path | None = _setting(None, _models)
     """The folder with the model server's versions, for the served one's card at /v1/model; unset:
     no card is shown."""
 

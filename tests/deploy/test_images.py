@@ -4,7 +4,6 @@ The gateway's is rehearsed in tests/gateway/test_image.py.
 """
 
 import fnmatch
-import json
 import re
 import shlex
 import shutil
@@ -16,15 +15,21 @@ from pathlib import Path
 import pytest
 import yaml
 from dockerfiles import DOCKERFILES, ROOT, instructions, words
+from manifests import COMBINATIONS, Combination, container, named, render
 
 from gateway import contract
 
+FILES = {"model files": ROOT / "k8s/components/model-image-volume/Dockerfile"}
+"""An image that nothing runs."""
 SERVED = ["gateway", "model"]
 CONTEXTS = {
     "gateway": ROOT / ".dockerignore",
     "model": ROOT / "serving_config/Dockerfile.dockerignore",
     "loadtest": ROOT / "loadtest/Dockerfile.dockerignore",
 }
+
+WAYS = ("image", "compose", *COMBINATIONS)
+"""The ways in which the model server is started."""
 
 # flags of tensorflow_model_server that a deployment may want, with what they take;
 # tensorflow/serving 2.19, tensorflow_serving/model_servers/main.cc
@@ -36,6 +41,7 @@ FLAGS = {
     "rest_api_timeout_in_ms": WHOLE,
     "grpc_max_threads": WHOLE,
     "grpc_channel_arguments": r"[a-z0-9._]+=\w+(,[a-z0-9._]+=\w+)*",
+    "enable_grpc_healthcheck_service": SWITCH,
     "ssl_config_file": TEXT,
     "model_config_file": TEXT,
     "model_config_file_poll_wait_seconds": WHOLE,
@@ -47,6 +53,7 @@ FLAGS = {
     "tensorflow_intra_op_parallelism": WHOLE,
     "tensorflow_inter_op_parallelism": WHOLE,
     "num_load_threads": WHOLE,
+    "max_num_load_retries": WHOLE,
     "enable_model_warmup": SWITCH,
     "enable_profiler": SWITCH,
     "enable_serialization_as_tensor_content": SWITCH,
@@ -54,10 +61,18 @@ FLAGS = {
 }
 
 
-def flags() -> dict[str, str]:
-    """What the model's image starts the server with."""
-    given = [*words("model", "ENTRYPOINT")[1:], *words("model", "CMD")]
+def parsed(given: list[str]) -> dict[str, str]:
+    """Flags as the server reads them."""
     return dict(flag.removeprefix("--").split("=", 1) for flag in given)
+
+
+def flags(way: str | Combination = "image") -> dict[str, str]:
+    """What the server is started with: by the image alone, by compose, or on Kubernetes."""
+    if isinstance(way, Combination):
+        return parsed(container(named(render(way), "Deployment", "tf-serving"))["args"])
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["tf-serving"]
+    command = words("model", "CMD") if way == "image" else composed["command"]
+    return parsed([*words("model", "ENTRYPOINT")[1:], *command])
 
 
 def locked(package: str) -> str:
@@ -66,12 +81,15 @@ def locked(package: str) -> str:
     return re.search(rf"^{package}==([\w.]+)", text, re.MULTILINE)[1]
 
 
-@pytest.mark.parametrize("image", DOCKERFILES)
+@pytest.mark.parametrize("image", [*DOCKERFILES, "model files"])
 def test_the_linter_finds_nothing(image):
     """Hadolint, with ShellCheck for what a shell is given: not even a hint."""
     hadolint = Path(sys.executable).with_name("hadolint")
     found = subprocess.run(
-        [hadolint, "--no-color", DOCKERFILES[image]], capture_output=True, text=True, check=False
+        [hadolint, "--no-color", (DOCKERFILES | FILES)[image]],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (found.returncode, found.stdout) == (0, "")
 
@@ -116,23 +134,40 @@ def test_the_server_is_process_one():
     assert instructions("model", "EXPOSE") == ["8500 8501"]
 
 
-def test_the_server_knows_its_flags():
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_server_knows_its_flags(way):
     """It would end with a usage text at one that it does not know."""
-    for name, value in flags().items():
+    for name, written in flags(way).items():
+        value = re.sub(r"\$\(CPUS\)|\$\{MODEL_CPUS:-\d+\}", "2", written)
         assert name in FLAGS, name
         assert re.fullmatch(FLAGS[name], value), name
 
 
-def test_the_server_is_told_what_its_defaults_get_wrong():
-    """Labels at a first start, metrics at all, no profiler for strangers, threads as CPUs."""
-    given = flags()
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
+def test_what_the_image_says_kubernetes_says_too(combination):
+    """Its pods name the command themselves: nothing of the image's is lost by that."""
+    entry = parsed(words("model", "ENTRYPOINT")[1:])
+    assert entry.items() <= flags(combination).items()
+    assert parsed(words("model", "CMD")).keys() <= flags(combination).keys()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_server_is_told_what_its_defaults_get_wrong(way):
+    """Labels and retries at a first start, metrics, no profiler for strangers, threads as CPUs."""
+    given = flags(way)
     assert given["allow_version_labels_for_unavailable_models"] == "true"
+    assert given["max_num_load_retries"] == "0"
     assert given["enable_profiler"] == "false"
     assert {"tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"} <= given.keys()
     for name in ("model_config_file", "monitoring_config_file"):
         path = Path(given[name])
         assert path.parent == Path("/etc/serving")
         assert (ROOT / "serving_config" / path.name).is_file()
+
+
+def test_anybody_may_read_an_image_of_files():
+    """It is mounted as it is, and the server runs as another user than who exported."""
+    assert "\nCOPY --chmod=555 . /\n" in FILES["model files"].read_text()
 
 
 def sources(image: str) -> list[str]:
@@ -200,14 +235,36 @@ def test_anybody_may_read_the_image_and_nobody_write_it(context):
             assert path.stat().st_mode & 0o777 == (0o555 if path.is_dir() else 0o444)
 
 
-def test_a_version_that_is_not_there_stops_the_build(context):
+@pytest.mark.parametrize(
+    "written", ["versions: 1\n versions: 7", "versions: [1, 7]", "versions:[\n7]"]
+)
+def test_a_version_that_is_not_there_stops_the_build(context, written):
     """With a sentence that names it and those there are; the server would wait for ever."""
     config = context / "serving_config/models.config"
-    config.write_text(config.read_text().replace("versions: 1", "versions: 1\n versions: 7"))
+    config.write_text(config.read_text().replace("versions: 1", written))
     _, checked = built(context)
     assert checked.returncode != 0
     assert "models.config names version 7" in checked.stderr
     assert checked.stderr.rstrip().endswith("name one of: 1")
+
+
+def test_a_list_of_versions_that_are_there_is_built(context):
+    """The text format's short way to repeat a field."""
+    config = context / "serving_config/models.config"
+    config.write_text(config.read_text().replace("versions: 1", "versions: [1]"))
+    _, checked = built(context)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_versions_that_are_not_named_stop_the_build(context):
+    """With a sentence: the policy `latest` serves to everybody what was exported last."""
+    config = context / "serving_config/models.config"
+    text = re.sub(r"specific \{[^}]*\}", "latest { num_versions: 1 }", config.read_text())
+    config.write_text(text)
+    assert "latest" in text
+    _, checked = built(context)
+    assert checked.returncode != 0
+    assert checked.stderr.startswith("models.config names no version: name each")
 
 
 def test_a_comment_names_no_version(context):
@@ -255,8 +312,6 @@ def test_the_gateway_can_be_built_for_other_processors(tmp_path):
 
 def test_the_load_tests_image_has_what_locust_needs(tmp_path):
     """What its RUN line installs reads the file, with the options that compose gives."""
-    if not (ROOT / "loadtest/locustfile.py").exists():
-        pytest.skip("needs loadtest/locustfile.py")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "made"], check=True)
     python = tmp_path / "made/bin/python"
     (line,) = instructions("loadtest", "RUN")
@@ -266,11 +321,10 @@ def test_the_load_tests_image_has_what_locust_needs(tmp_path):
         [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (entry,) = instructions("loadtest", "ENTRYPOINT")
-    locust, *given = json.loads(entry)
     composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["loadtest"]
+    locust, *given = [*composed["entrypoint"], *composed["command"]]
     listed = subprocess.run(
-        [tmp_path / "made/bin" / locust, *given, *composed["command"], "--list"],
+        [tmp_path / "made/bin" / locust, *given, "--list"],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True,

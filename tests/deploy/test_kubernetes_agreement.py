@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import re
+import subprocess
 import tomllib
 from dataclasses import fields
 
@@ -27,6 +28,7 @@ from manifests import (
 
 from gateway import contract
 from gateway.app import create_app
+from gateway.card import read_card
 from gateway.metrics import Metrics
 from gateway.settings import PREFIX, Settings
 
@@ -65,7 +67,7 @@ def settings(workload, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif value.startswith(str(tmp_path)):
-            tmp_path.__class__(value).mkdir(parents=True, exist_ok=True)
+            tmp_path.__class__(value, "1").mkdir(parents=True, exist_ok=True)
     return Settings.from_environment(given)
 
 
@@ -88,6 +90,56 @@ def test_every_file_of_the_gateway_is_mounted(combination):
     for variable in made["env"]:
         if variable.get("value", "").startswith("/"):
             assert any(variable["value"].startswith(place) for place in places), variable
+
+
+@EVERY
+def test_the_gateway_has_the_cards_of_what_is_served(combination):
+    """As in compose, for without a card no count is corrected; and from where the model is from."""
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]
+    objects = render(combination)
+    gateway, server = (named(objects, "Deployment", name) for name in ("gateway", "tf-serving"))
+    folder = environment(gateway)["HEMAVISION_MODELS"]
+    assert folder == composed["environment"]["HEMAVISION_MODELS"]
+    (mount,) = (m for m in container(gateway)["volumeMounts"] if m["mountPath"] == folder)
+    volumes = {v["name"]: v for v in gateway["spec"]["template"]["spec"]["volumes"]}
+    if image := volumes[mount["name"]].get("image"):
+        assert {"name": mount["name"], "image": image} in server["spec"]["template"]["spec"][
+            "volumes"
+        ]
+    else:
+        (fill,) = gateway["spec"]["template"]["spec"]["initContainers"]
+        assert fill["volumeMounts"] == [{"name": mount["name"], "mountPath": "/cards"}]
+        pod = server["spec"]["template"]["spec"]
+        (source,) = pod.get("initContainers", pod["containers"])
+        assert fill["image"] == source["image"]
+
+
+def test_the_cards_are_copied_and_nothing_else(tiny_models, tmp_path):
+    """The base's command, twice as after a restart, on a folder that nobody may write."""
+    pod = named(render(Combination("base")), "Deployment", "gateway")["spec"]["template"]["spec"]
+    (fill,) = pod["initContainers"]
+    (tmp_path / "cards").mkdir()
+    *shell, script = fill["command"]
+    there = script.replace("/models/hemavision", str(tiny_models), 1)
+    there = there.replace(" /cards", f" {tmp_path}/cards")
+    for _ in range(2):
+        subprocess.run([*shell, there], check=True)
+    (version,) = (int(path.name) for path in tiny_models.iterdir())
+    assert read_card(tmp_path / "cards", version) == read_card(tiny_models, version) is not None
+    copied = [path for path in (tmp_path / "cards").rglob("*") if path.is_file()]
+    assert [path.relative_to(tmp_path / "cards").as_posix() for path in copied] == [
+        f"{version}/{contract.MODEL_CARD_FILE}"
+    ]
+
+
+@EVERY
+def test_a_processor_is_asked_for_where_an_image_has_no_other(combination):
+    """TensorFlow Serving's is for amd64 alone: who runs it, if only for the cards, needs one."""
+    for workload in workloads(render(combination)):
+        pod = workload["spec"]["template"]["spec"]
+        images = [c["image"] for c in [*pod.get("initContainers", ()), *pod["containers"]]]
+        bound = any("hemavision-model" in i or "tensorflow/serving" in i for i in images)
+        assert (pod["nodeSelector"] == {"kubernetes.io/arch": "amd64"}) is bound
 
 
 @EVERY
@@ -197,6 +249,7 @@ def test_probes_ask_what_they_mean(combination):
     server = named(objects, "Deployment", "tf-serving")
     for probe in ("startupProbe", "readinessProbe"):
         assert container(server)[probe]["grpc"]["port"] == port(server, "grpc")
+    assert option(server, "enable_grpc_healthcheck_service") == "true"  # else perhaps none
     alive = container(server)["livenessProbe"]["httpGet"]
     assert alive == {"path": f"/v1/models/{contract.MODEL_NAME}", "port": "http"}
 
@@ -353,6 +406,13 @@ def test_labels_that_the_gateway_asks_for_are_given(combination):
     assert set(given.values()) <= set(re.findall(r"versions: (\d+)", config))
 
 
+def test_a_component_in_the_overlays_own_list_finds_its_images():
+    """Which the overlay then names as its registry does; on top of the overlay it would not."""
+    objects = render(Combination("overlays/production", ("gpu",)))
+    image = container(named(objects, "Deployment", "tf-serving"))["image"]
+    assert image.partition(":")[0] == "registry.example/hemavision-model-gpu"
+
+
 @PAIRS_TOO
 def test_a_gpu_has_the_server_that_uses_it(combination):
     """And the image that has none of it asks for none."""
@@ -385,7 +445,8 @@ def offered(path, exact, prefixes):
 
 def ingress_paths():
     """What the Ingress lets through: exact paths and prefixes."""
-    (rule,) = named(production(), "Ingress", "gateway")["spec"]["rules"]
+    objects = render(Combination("base", ("ingress",)))
+    (rule,) = named(objects, "Ingress", "gateway")["spec"]["rules"]
     paths = rule["http"]["paths"]
     return tuple(
         {p["path"] for p in paths if p["pathType"] == kind} for kind in ("Exact", "Prefix")
@@ -435,16 +496,22 @@ def test_what_is_in_front_speaks_tls_and_leads_to_the_gateway(component):
     assert any(name == "gateway" and number == 8080 for name, number, _ in openings(objects))
 
 
-def test_the_ingress_lets_a_series_through(tmp_path):
-    """As large and as long as the gateway takes one."""
+def test_what_is_in_front_lets_a_series_through(tmp_path):
+    """As long as the gateway takes one. An Ingress cannot say so: its file tells what to set."""
     made = settings(named(production(), "Deployment", "gateway"), tmp_path)
-    nginx = "nginx.ingress.kubernetes.io/proxy-"
-    said = named(production(), "Ingress", "gateway")["metadata"]["annotations"]
-    assert int(said[nginx + "body-size"].removesuffix("m")) * 2**20 > made.max_series_bytes
-    assert int(said[nginx + "read-timeout"]) >= made.series_deadline
-    objects = render(Combination("base", ("gateway-api",)))
-    (rule,) = named(objects, "HTTPRoute", "gateway")["spec"]["rules"]
+    (rule,) = named(production(), "HTTPRoute", "gateway")["spec"]["rules"]
     assert int(rule["timeouts"]["request"].removesuffix("s")) >= made.series_deadline
+    for path in ("components/ingress/ingress.yaml", "README.md"):
+        (megabytes,) = re.findall(r"(\d[\d,]*) MB", _about_series((K8S / path).read_text()))
+        (seconds,) = re.findall(r"(\d+) s\b", _about_series((K8S / path).read_text()))
+        assert int(megabytes.replace(",", "")) * 1e6 > made.max_series_bytes
+        assert int(seconds) >= made.series_deadline
+
+
+def _about_series(text):
+    """What is said of a series to who sets up an Ingress controller."""
+    (said,) = re.findall(r"a series is up to[^.]*\.", re.sub(r"\n *#? *", " ", text))
+    return said
 
 
 def scraped_by_compose():

@@ -79,10 +79,14 @@ def test_every_container_says_what_it_needs(combination):
 
 @EVERY
 def test_every_image_is_of_a_version(combination):
-    """A tag, and not one that moves."""
-    for made in containers(combination):
-        tag = made["image"].rpartition("/")[2].partition(":")[2]
-        assert tag, made["image"]
+    """A tag, and not one that moves; of those that are mounted as well."""
+    mounted = [
+        v["image"]["reference"] for p in pods(combination) for v in p["volumes"] if "image" in v
+    ]
+    assert bool(mounted) is ("model-image-volume" in combination.components)
+    for image in [*mounted, *(made["image"] for made in containers(combination))]:
+        tag = image.rpartition("/")[2].partition(":")[2]
+        assert tag, image
         assert tag != "latest"
 
 

@@ -1,7 +1,6 @@
 """What TensorFlow Serving is told: read as it reads it, and held against the code beside it."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from manifests import kustomize
 
 from gateway import contract
 from gateway.settings import PREFIX
@@ -162,11 +162,7 @@ def test_the_config_map_holds_the_files_that_compose_mounts():
     (generator,) = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["configMapGenerator"]
     assert generator["name"] == "serving-config"
     assert set(generator["files"]) == {path.name for path in FOLDER.glob("*.config")}
-    if not shutil.which("kubectl"):
-        pytest.skip("needs kubectl, which renders it")
-    rendered = subprocess.run(
-        ["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True
-    )
+    rendered = subprocess.run([*kustomize(), FOLDER], capture_output=True, text=True, check=True)
     config_map = yaml.safe_load(rendered.stdout)
     assert re.fullmatch(r"serving-config-[a-z0-9]{10}", config_map["metadata"]["name"])
     for name in generator["files"]:

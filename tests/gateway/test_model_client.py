@@ -341,7 +341,7 @@ async def test_a_deadline_that_has_passed_is_an_error_at_once():
             await client.predict(TENSOR, Deadline.after(-1.0))
 
 
-async def test_a_server_that_fails_is_left_alone_and_found_again(clock):
+async def test_a_server_that_fails_is_left_alone_and_found_again(clock, caplog):
     """Five failures in a row, and no call is made; after the pause one is, and closes it."""
     calls, dead = [], True
 
@@ -366,6 +366,8 @@ async def test_a_server_that_fails_is_left_alone_and_found_again(clock):
             client.refuse_if_given_up()
         assert client.given_up
         assert len(calls) == made
+        (told,) = caplog.messages
+        assert "(HEMAVISION_MODEL_SERVER)" in told  # which address to look at
         dead = False
         clock.now += 2.0
         assert (await client.predict(TENSOR, soon())).version == 7

@@ -52,6 +52,7 @@ def test_one_cell_is_no_percentage():
 
 def test_settings_have_defaults_and_read_the_environment(tmp_path):
     """Each type of setting is read; what is not of this service is left alone."""
+    (tmp_path / "1").mkdir()
     settings = Settings.from_environment(
         {
             "HEMAVISION_PORT": "9000",
@@ -80,6 +81,7 @@ def test_settings_have_defaults_and_read_the_environment(tmp_path):
         ("HEMAVISION_TARGET_MS", "inf"),
         ("HEMAVISION_LOG_LEVEL", "loud"),
         ("HEMAVISION_MODELS", "/nowhere"),
+        ("HEMAVISION_MODELS", "/"),  # no versions in it
         ("HEMAVISION_MIXED_PRECISION", "float16"),
         ("HEMAVISION_MODEL_SERVER", "no-port"),
         ("HEMAVISION_MODEL_SERVER", "host:http"),
