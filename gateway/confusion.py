@@ -41,7 +41,7 @@ def confusions_of(card: Mapping[str, Any] | None) -> Mapping[str, Confusion]:
     return {
         source: Confusion(source, tuple(map(tuple, counts)))
         for source, counts in found.items()
-        if _is_confusion(counts)
+        if _is_confusion(counts) and source not in (LARGEST, NONE)
     }
 
 

@@ -39,10 +39,6 @@ _DEGRADED = (
     "`degrade`."
 )
 
-_SOON_OPENED = 64 * 1024
-"""Bytes. The header of no more is read within milliseconds, be it hostile; of a photograph's it
-takes less than the way to a thread and back."""
-
 Kind = Literal["overlay", "grid", "none"]
 Resolution = Literal["fine", "coarse"]
 Degrade = Literal["never", "allow"]
@@ -162,11 +158,15 @@ class Pipeline:
         self._model.refuse_if_given_up()
         with stage("prepare") as prepare:
             photograph, room_ms = await self._prepare(data, deadline)
-        with stage("predict") as predict:
-            prediction, (fitness, fingerprint) = await asyncio.gather(
-                self._ask(photograph, options, deadline), self._in_thread(_study, photograph)
-            )
+        studying = asyncio.ensure_future(self._in_thread(_study, photograph))
+        try:
+            with stage("predict") as predict:
+                prediction = await self._ask(photograph, options, deadline)
+        except BaseException:
+            await asyncio.wait([studying])  # no work goes on once its place is given away
+            raise
         with stage("explain") as explain:
+            fitness, fingerprint = await studying
             explanation = await self._explain(photograph, prediction, options, deadline)
         predicted = CLASSES[int(prediction.probabilities.argmax())]
         return Report(
@@ -188,15 +188,10 @@ class Pipeline:
 
     async def _prepare(self, data: bytes, deadline: Deadline) -> tuple[imaging.Photograph, float]:
         """Decode; the last value is how long that waited for memory, in milliseconds."""
-        opened = await self._open(data)
+        opened = await self._in_thread(imaging.open_photograph, data, self._max_pixels)
         _check_weight(opened.weight, self._decoding.total)
         async with self._decoding.of(opened.weight, deadline) as waited:
             return await self._in_thread(imaging.decode, opened), waited.ms
-
-    async def _open(self, data: bytes) -> imaging.Opened:
-        if len(data) <= _SOON_OPENED:
-            return imaging.open_photograph(data, self._max_pixels)
-        return await self._in_thread(imaging.open_photograph, data, self._max_pixels)
 
     async def _ask(
         self, photograph: imaging.Photograph, options: Options, deadline: Deadline

@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.errors import SettingsError
 
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # a container's, microseconds of each period
 PREFIX = "HEMAVISION_"
 CLIENT_ONLY = frozenset({PREFIX + "KEY", PREFIX + "CACERT"})
 """What the commands that ask a gateway read; the service itself does not."""
@@ -142,10 +143,15 @@ def _yes_or_no(text: str) -> bool:
     return ("false", "true").index(text.lower()) == 1
 
 
-def _usable_cores() -> int:
-    """The cores that this process may use, where the system tells."""
+def usable_cores(limit: Path = _CPU_LIMIT) -> int:
+    """The cores that this process may use, where the system tells: a container's limit, too."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups of version 2 here, or no limit: "max"
+        return cores
 
 
 def _setting(default: Any, parse: Callable[[str], Any]) -> Any:
@@ -246,7 +252,7 @@ class Settings:
     """Memory for what is uploaded, of all requests but series together, in bytes. A request that
     finds too little free waits a moment, and is refused with 503; none can have more than this."""
 
-    max_in_flight: int = _setting(_usable_cores() + 1, _count)
+    max_in_flight: int = _setting(usable_cores() + 1, _count)
     """Photographs worked on at once: one more than the model server has cores keeps them busy, and
     each further one makes all of them wait. A TensorFlow Serving refuses more calls than 4 x its
     CPUs, of all gateways together."""
@@ -254,7 +260,7 @@ class Settings:
     max_waiting: int = _setting(16, _count)
     """Photographs that wait to be let in; one more is refused at once with 503."""
 
-    max_wait: float = _setting(0.05, _amount)
+    max_wait: float = _setting(0.08, _amount)
     """Longest wait of a photograph to be let in, or for memory, in seconds; then it is refused
     with 503."""
 
@@ -263,7 +269,7 @@ class Settings:
     one client (its key, or else its address) may hold; beyond it, 429. Set 1 behind a proxy where
     there are no keys: it is one address."""
 
-    workers: int = _setting(_usable_cores(), _count)
+    workers: int = _setting(usable_cores(), _count)
     """Threads that decode photographs and draw overlays."""
 
     # What it tells

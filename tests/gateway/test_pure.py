@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway import annotation
 from gateway.contract import CLASSES
 from gateway.errors import SettingsError
-from gateway.settings import Settings
+from gateway.settings import Settings, usable_cores
 
 
 def test_normal_ranges_are_the_owners():
@@ -100,6 +100,17 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(name, value):
     """The message names the setting, the value and what is expected."""
     with pytest.raises(SettingsError, match=f"{name}=.*give "):
         Settings.from_environment({name: value})
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)],
+)
+def test_a_containers_limit_counts_as_its_cores(tmp_path, limit, cores):
+    """Whole ones, and one at least; where there is no limit, those that the process may use."""
+    given = tmp_path / "cpu.max"
+    given.write_text(limit)
+    assert usable_cores(given) == (cores or usable_cores(tmp_path / "none"))
 
 
 def test_an_unknown_setting_is_reported():
