@@ -303,6 +303,7 @@ def test_up_tells_what_it_waits_for(tiny_models, tmp_path):
 def test_up_refuses_what_its_own_model_server_has_no_use_for(refused, tmp_path, setting):
     """Before anything is started, with both ways out."""
     (tmp_path / "file").touch()
+    (tmp_path / "1").mkdir()  # a version
     value = {"MODELS": tmp_path, "MODEL_LABEL": "stable"}.get(setting, tmp_path / "file")
     said = refused("up", **{setting: value})
     assert f"HEMAVISION_{setting} would do nothing" in said
