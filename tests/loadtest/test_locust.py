@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -84,6 +85,29 @@ def test_the_key_is_taken_from_the_environment(locust, guarded, samples):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+ANSWER = {"prediction": "EOSINOPHIL", "confidence": 0.9}
+
+
+def service(classify):
+    """A service that is ready, and classifies by ``classify``."""
+
+    async def well(request):
+        return web.Response(text="{}")
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/readyz", well), web.get("/v1/model", well), web.post("/v1/classify", classify)]
+    )
+    return TestServer(app)
+
+
+async def loaded(locust, server, samples):
+    """Two seconds of one person."""
+    given = ["Interactive", "--host", str(server.make_url("")), "--think", 0.05]
+    load = ["--photographs", samples, "--run-time", "2s", *PATIENT]
+    return await asyncio.to_thread(locust, *given, *load)
+
+
 async def test_a_wrong_answer_and_a_5xx_end_with_1(locust, samples):
     """A service that says something else under load than before, or fails."""
     asked = 0
@@ -94,22 +118,32 @@ async def test_a_wrong_answer_and_a_5xx_end_with_1(locust, samples):
         if asked == 3:
             raise web.HTTPInternalServerError
         shares = {"EOSINOPHIL": 0.9 if asked == 1 else 0.1}
-        body = {"prediction": "EOSINOPHIL", "confidence": 0.9, "probabilities": shares}
-        return web.Response(text=json.dumps(body))
+        return web.Response(text=json.dumps(ANSWER | {"probabilities": shares}))
 
-    async def well(request):
-        return web.Response(text="{}")
-
-    app = web.Application()
-    app.add_routes(
-        [web.get("/readyz", well), web.get("/v1/model", well), web.post("/v1/classify", classify)]
-    )
-    async with TestServer(app) as server:
-        given = ["Interactive", "--host", str(server.make_url("")), "--think", 0.05]
-        done = await asyncio.to_thread(
-            locust, *given, "--photographs", samples, "--run-time", "1s", *PATIENT
-        )
+    async with service(classify) as server:
+        done = await loaded(locust, server, samples)
     assert done.returncode == 1
     assert "1 of " in done.stderr
     assert "requests of interactive were answered with 500." in done.stderr
     assert "answered otherwise than by the idle service" in done.stderr
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"?"])
+async def test_a_reply_that_breaks_off_ends_with_1(said, locust, samples):
+    """Closed before a reply, within it, or no HTTP at all: counted, and asking goes on."""
+    asked = 0
+
+    async def classify(request):
+        nonlocal asked
+        asked += 1
+        if asked != 1:
+            request.transport.write(said)
+            request.transport.close()
+        return web.Response(text=json.dumps(ANSWER | {"probabilities": {"EOSINOPHIL": 0.9}}))
+
+    async with service(classify) as server:
+        done = await loaded(locust, server, samples)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "requests of interactive got no answer: HTTP" in done.stderr
+    assert asked > 3
