@@ -34,8 +34,8 @@ class Exchange:
     """What became of one request.
 
     ``due`` is when it was to be sent, ``sent`` when it was and ``ended`` when all of its answer
-    was there, in seconds from the start; ``status`` is 0 where the connection broke, or nothing came
-    in time.
+    was there, in seconds from the start; ``status`` is 0 where the connection broke, or no answer
+    came in time.
     """
 
     photograph: int

@@ -43,7 +43,7 @@ async def test_a_kept_connection_that_was_closed_is_not_used_again():
         assert (await connections.answer(request)).status == 200
         (kept,) = connections._idle
         await closed.get()
-        while kept.usable:  # until the end of the connection has arrived here
+        while kept.usable:  # noqa: ASYNC110  # until the end of the connection has arrived here
             await asyncio.sleep(0)
         assert (await connections.answer(request)).status == 200
 
