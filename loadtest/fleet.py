@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest import machine, photographs, processes, tables
+from loadtest.arguments import amount, count
 from loadtest.bench.contenders import newest_version
 from loadtest.steady import Reply, counts, steady_load
 
@@ -172,9 +173,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--servers", type=int, nargs="+", default=[2, 4], metavar="N")
-    parser.add_argument("--rate", type=float, default=20, help="photographs a second")
-    parser.add_argument("--seconds", type=float, default=15, help="of load before and after")
+    parser.add_argument("--servers", type=count, nargs="+", default=[2, 4], metavar="N")
+    parser.add_argument("--rate", type=amount, default=20, help="photographs a second")
+    parser.add_argument("--seconds", type=amount, default=15, help="of load before and after")
     parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
     return parser.parse_args(arguments)

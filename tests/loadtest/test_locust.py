@@ -77,6 +77,13 @@ def test_no_photographs_end_with_2(locust, gateway, tmp_path):
     assert told.startswith(f"no photograph in {tmp_path}")
 
 
+def test_no_photograph_at_all_is_not_to_be_asked_for(locust, gateway, samples):
+    """`--most 0`: one sentence."""
+    done = locust("--host", gateway, "--photographs", samples, "--most", 0)
+    assert done.returncode == 2
+    assert "argument --most: '0' is no whole number from 1 on" in done.stderr
+
+
 def test_the_key_is_taken_from_the_environment(locust, guarded, samples):
     """As `hemavision classify` takes it."""
     url, key = guarded
