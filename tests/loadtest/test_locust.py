@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 
-import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -12,12 +11,13 @@ from loadtest import samples as raw
 from loadtest.samples import RIGHT
 
 PATIENT = ["--p99-ms", "100000", "--late-ms", "100000"]  # how fast it is here is no matter
+SECONDS = "10s"  # from the start of the test, on a machine that may have other work
 
 
 def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, tmp_path):
-    """A second of each; every request is in the raw data, with the server's account of it."""
+    """Some of each; every request is in the raw data, with the server's account of it."""
     users = ["Interactive", "Explain", "Batch", "ModelServer"]
-    load = ["--photographs", samples, "--users", 4, "--run-time", "2s", "--think", 0.05]
+    load = ["--photographs", samples, "--users", 4, "--run-time", SECONDS, "--think", 0.05]
     done = locust(*users, "--host", gateway, "--model-server", model_server, *load, *PATIENT)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = raw.read(tmp_path / "raw.csv")
@@ -32,7 +32,7 @@ def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, t
 
 def test_an_open_loop_sends_by_its_own_clock(locust, gateway, samples, tmp_path):
     """Mixed work in steps, with a report and plots: no user waits for another's answer."""
-    load = ["--photographs", samples, "--users", 5, "--run-time", "2s", "--loop", "open"]
+    load = ["--photographs", samples, "--users", 5, "--run-time", SECONDS, "--loop", "open"]
     report = ["--html", tmp_path / "load.html", "--plots", tmp_path]
     done = locust("--host", gateway, *load, "--shape", "step", *PATIENT, *report)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,7 +45,7 @@ def test_an_open_loop_sends_by_its_own_clock(locust, gateway, samples, tmp_path)
 
 def test_workers_share_a_load(gateway, samples, locust, tmp_path):
     """What both sent reaches the master, which judges it."""
-    load = ["--photographs", samples, "--users", 4, "--run-time", "2s", "--think", 0.05]
+    load = ["--photographs", samples, "--users", 4, "--run-time", SECONDS, "--think", 0.05]
     done = locust("--host", gateway, "--processes", 2, *load, *PATIENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 workers connected" in done.stderr
@@ -55,7 +55,7 @@ def test_workers_share_a_load(gateway, samples, locust, tmp_path):
 
 def test_a_missed_objective_ends_with_1(locust, gateway, samples):
     """No gateway answers within a hundredth of a millisecond."""
-    load = ["--photographs", samples, "--run-time", "1s", "--think", 0.05]
+    load = ["--photographs", samples, "--run-time", SECONDS, "--think", 0.05]
     done = locust("Interactive", "--host", gateway, *load, "--p99-ms", 0.01)
     assert done.returncode == 1
     assert "Objective missed: 1 % of interactive took" in done.stderr
@@ -87,7 +87,7 @@ def test_no_photograph_at_all_is_not_to_be_asked_for(locust, gateway, samples):
 def test_the_key_is_taken_from_the_environment(locust, guarded, samples):
     """As `hemavision classify` takes it."""
     url, key = guarded
-    load = ["--photographs", samples, "--run-time", "1s", *PATIENT]
+    load = ["--photographs", samples, "--run-time", SECONDS, *PATIENT]
     done = locust("Interactive", "--host", url, *load, HEMAVISION_KEY=key)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -109,9 +109,9 @@ def service(classify):
 
 
 async def loaded(locust, server, samples):
-    """Two seconds of one person."""
+    """One person's work."""
     given = ["Interactive", "--host", str(server.make_url("")), "--think", 0.05]
-    load = ["--photographs", samples, "--run-time", "2s", *PATIENT]
+    load = ["--photographs", samples, "--run-time", SECONDS, *PATIENT]
     return await asyncio.to_thread(locust, *given, *load)
 
 
@@ -135,22 +135,24 @@ async def test_a_wrong_answer_and_a_5xx_end_with_1(locust, samples):
     assert "answered otherwise than by the idle service" in done.stderr
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"?"])
-async def test_a_reply_that_breaks_off_ends_with_1(said, locust, samples):
-    """Closed before a reply, within it, or no HTTP at all: counted, and asking goes on."""
+async def test_a_reply_that_breaks_off_ends_with_1(locust, samples, tmp_path):
+    """Closed before a reply, within it, or no HTTP at all: each is counted, and asking goes on."""
+    broken = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"?"]
     asked = 0
 
     async def classify(request):
         nonlocal asked
         asked += 1
         if asked != 1:
-            request.transport.write(said)
+            request.transport.write(broken[asked % 3])
             request.transport.close()
         return web.Response(text=json.dumps(ANSWER | {"probabilities": {"EOSINOPHIL": 0.9}}))
 
     async with service(classify) as server:
         done = await loaded(locust, server, samples)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
     assert "requests of interactive got no answer: HTTP" in done.stderr
-    assert asked > 3
+    assert "Traceback" not in done.stderr
+    kept = raw.read(tmp_path / "raw.csv")
+    assert len(kept) == asked - 1
+    assert all(sample.outcome.startswith("HTTP") for sample in kept)
