@@ -61,7 +61,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     parser.add_argument("--seconds", type=amount, default=25.0, help="of each load")
     parser.add_argument("--alone", type=count, default=200, help="photographs of one client")
-    parser.add_argument("--late-ms", type=amount, default=20.0, help="most for 99 %% of them")
+    parser.add_argument("--late-ms", type=amount, default=20.0, help="most for 99 %% of sends")
     parser.add_argument("--gigabits", type=amount, default=10.0, help="of a network card, a second")
     parser.add_argument("--price-per-core-hour", type=amount, metavar="PRICE")
     parser.add_argument("--record", action="store_true", help="keep it, also in the README")
