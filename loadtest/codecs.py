@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loadtest import photographs
+from loadtest.arguments import count
 
 _SIDES = (256, 360, 640, 2048)
 _INPUT = (224, 224)
@@ -232,8 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loadtest.codecs", description="Decoders, resizers and encoders, compared."
     )
     parser.add_argument("folder", type=Path, help="with photographs")
-    parser.add_argument("--most", type=int, default=20, help="photographs taken from it")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most", type=count, default=20, help="photographs taken from it")
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/codecs.csv"))
     return parser
 

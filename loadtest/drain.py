@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from loadtest import photographs, processes
+from loadtest.arguments import amount
 from loadtest.steady import REFUSED, Reply, counts, steady_load
 
 
@@ -89,8 +90,8 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--rate", type=float, default=20, help="photographs a second")
-    parser.add_argument("--seconds", type=float, default=2, help="of load before SIGTERM")
+    parser.add_argument("--rate", type=amount, default=20, help="photographs a second")
+    parser.add_argument("--seconds", type=amount, default=2, help="of load before SIGTERM")
     parser.add_argument("--drain", type=float, default=1, help="HEMAVISION_DRAIN, in seconds")
     return parser.parse_args(arguments)
 

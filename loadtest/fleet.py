@@ -2,8 +2,8 @@
 
 Each server serves the same model under a version number of its own, so the gateway's metrics tell
 which one answered: no proxy and no counter is in the way. Under a steady load each is to get its
-even share, within 5 %; then one is killed, and no request is to fail. Status 1 where it is
-otherwise.
+even share, within 5 %; then one is stopped until calls hang at it, and killed, and no request is
+to fail. Status 1 where it is otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import csv
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest import machine, photographs, processes, tables
+from loadtest.arguments import amount, count
 from loadtest.bench.contenders import newest_version
 from loadtest.steady import Reply, counts, steady_load
 
@@ -30,6 +32,8 @@ _RESULTS = Path("loadtest/results")
 _ANSWERED = re.compile(
     r'_rpc_duration_seconds_count\{code="OK",signature="gradcam",version="(\d+)"\} (\S+)'
 )
+_IN_FLIGHT = re.compile(r"^hemavision_photographs_in_flight (\S+)", re.MULTILINE)
+_HANGS = 0.5  # seconds: a server that runs has answered by then
 
 _LINK = "[Every time](results/fleet-times.csv)."
 
@@ -39,13 +43,15 @@ class Outcome:
     """What became of one fleet.
 
     ``answered`` counts what each server answered while all were there, ``survived`` what each
-    did after the first one was killed.
+    did after the first one was killed, at ``killed``, with ``under_way`` calls at it.
     """
 
     answered: list[int]
     survived: list[int]
     before: list[Reply]
     after: list[Reply]
+    under_way: int
+    killed: float
 
     @property
     def unevenness(self) -> float:
@@ -57,6 +63,11 @@ class Outcome:
     def failed(self) -> int:
         """Requests that were not answered with 200."""
         return sum(counts(self.before + self.after, "200")[1:])
+
+    @property
+    def slowest(self) -> float:
+        """The longest that anybody waited after the kill, in seconds."""
+        return max(reply.ended - max(reply.sent, self.killed) for reply in self.after)
 
     @property
     def good(self) -> bool:
@@ -81,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fleet(size: int, version: Path, bodies: list[bytes], given: argparse.Namespace) -> Outcome:
     with _running(size, version) as servers:
         address = ",".join(server.address for server in servers)
-        # all load comes from one address here; what is refused as too much is not the question
-        with processes.gateway(address, CLIENT_SHARE="1", MAX_WAIT="5") as gateway:
+        # what is refused as too much is not the question
+        with processes.gateway(address, **processes.PATIENT) as gateway:
             return asyncio.run(_load(gateway.address, servers, bodies, given))
 
 
@@ -107,6 +118,8 @@ async def _load(
         warm, start = time.monotonic(), await _counted(url, servers)
         await asyncio.sleep(given.seconds)
         middle = await _counted(url, servers)
+        servers[0].process.send_signal(signal.SIGSTOP)
+        under_way = await _hanging(url)
         servers[0].process.kill()
         killed = time.monotonic()
         await asyncio.sleep(given.seconds)
@@ -116,6 +129,8 @@ async def _load(
         [now - before for now, before in zip(end, middle, strict=True)],
         [reply for reply in replies if warm <= reply.sent and reply.ended < killed],
         [reply for reply in replies if reply.ended >= killed],
+        under_way,
+        killed,
     )
 
 
@@ -126,15 +141,36 @@ async def _connected(url: str, servers: list[processes.Part]) -> None:
             await asyncio.sleep(0.1)
 
 
+async def _hanging(url: str) -> int:
+    """Wait until calls hang, for half a second without an answer from anybody; return how many."""
+    async with asyncio.timeout(60):
+        before = await _metrics(url)
+        while True:
+            await asyncio.sleep(_HANGS)
+            now = await _metrics(url)
+            hanging = min(_in_flight(before), _in_flight(now))
+            if hanging and _ANSWERED.findall(before) == _ANSWERED.findall(now):
+                return hanging
+            before = now
+
+
 async def _counted(url: str, servers: Sequence[processes.Part]) -> list[int]:
     """What each server has answered so far, by the gateway's metrics."""
+    found = {int(v): float(n) for v, n in _ANSWERED.findall(await _metrics(url))}
+    return [int(found.get(number, 0)) for number in range(1, len(servers) + 1)]
 
-    def metrics() -> str:
+
+def _in_flight(metrics: str) -> int:
+    (count,) = _IN_FLIGHT.findall(metrics)
+    return int(float(count))
+
+
+async def _metrics(url: str) -> str:
+    def read() -> str:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:  # noqa: S310  # ours
             return str(reply.read().decode())
 
-    found = {int(v): float(n) for v, n in _ANSWERED.findall(await asyncio.to_thread(metrics))}
-    return [int(found.get(number, 0)) for number in range(1, len(servers) + 1)]
+    return await asyncio.to_thread(read)
 
 
 def _table(fleets: dict[int, Outcome], rate: float) -> str:
@@ -143,13 +179,15 @@ def _table(fleets: dict[int, Outcome], rate: float) -> str:
             str(size),
             ", ".join(map(str, outcome.answered)),
             f"{100 * outcome.unevenness:.1f} %",
+            str(outcome.under_way),
             ", ".join(map(str, outcome.survived)),
             f"{outcome.failed} of {len(outcome.before) + len(outcome.after)}",
-            f"{1000 * max(reply.ended - reply.sent for reply in outcome.after):.0f}",
+            f"{1000 * outcome.slowest:.0f}",
         ]
         for size, outcome in fleets.items()
     ]
-    header = ["model servers", "each answered", "off even by at most", "after the first was killed",
+    header = ["model servers", "each answered", "off even by at most",
+              "under way at the first when it was killed", "answered after that",
               "failed", "slowest after it, ms"]  # fmt: skip
     return f"{rate:g} photographs a second:\n\n{tables.markdown(header, rows)}"
 
@@ -172,9 +210,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--servers", type=int, nargs="+", default=[2, 4], metavar="N")
-    parser.add_argument("--rate", type=float, default=20, help="photographs a second")
-    parser.add_argument("--seconds", type=float, default=15, help="of load before and after")
+    parser.add_argument("--servers", type=count, nargs="+", default=[2, 4], metavar="N")
+    parser.add_argument("--rate", type=amount, default=20, help="photographs a second")
+    parser.add_argument("--seconds", type=amount, default=15, help="of load before and after")
     parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
     return parser.parse_args(arguments)

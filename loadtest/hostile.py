@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from loadtest import photographs, processes
+from loadtest.arguments import count
 
 _PHASES = ("before", "while", "after")
 _PATIENCE = 5.0  # seconds for a reply to what is hostile
@@ -186,7 +187,7 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=count, default=20)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/hostile.csv"))
     return parser.parse_args(arguments)
 

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from loadtest.arguments import count
+
 _SIZES = ((1000, 750), (2000, 1500), (4000, 3000), (6000, 4000))
 _INPUT = (224, 224)
 _LARGEST_SIDE = 1024  # of the overlay: the gateway's decoder leaves at least that
@@ -129,7 +131,7 @@ def _arguments() -> Any:
     parser.add_argument("photograph", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="of a running gateway")
     parser.add_argument("--pid", type=int, help="the gateway's, for its highest memory")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=count, default=20)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/large.csv"))
     return parser.parse_args()
 

@@ -20,6 +20,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import photographs, requests, samples, target
+from loadtest.arguments import count
 from loadtest.gates import Objective, judge
 from loadtest.samples import Sample
 from loadtest.shapes import SHAPES, Stage, level_at
@@ -58,7 +59,7 @@ def _options(parser: LocustArgumentParser) -> None:
     group = parser.add_argument_group("HemaVision")
     add = group.add_argument
     add("--photographs", default="samples", metavar="DIR", help="any folder; default: samples")
-    add("--most", type=int, default=50, help="photographs taken from DIR, evenly; default: 50")
+    add("--most", type=count, default=50, help="photographs taken from DIR, evenly; default: 50")
     add("--shape", choices=list(SHAPES), default="steady", help="of the load; default: steady")
     add(
         "--loop",
@@ -67,7 +68,7 @@ def _options(parser: LocustArgumentParser) -> None:
         help="closed: --users people who wait for answers; open: --users requests a second",
     )
     add("--think", type=float, default=1.0, help="seconds on average, closed loop; default: 1")
-    add("--form", type=int, default=4, metavar="N", help="photographs in a form; default: 4")
+    add("--form", type=count, default=4, metavar="N", help="photographs in a form; default: 4")
     add("--model-server", default="127.0.0.1:8500", metavar="HOST:PORT", help="for ModelServer")
     parser.add_argument("--key", env_var="HEMAVISION_KEY", help="API key", is_secret=True)
     add("--cacert", env_var="HEMAVISION_CACERT", metavar="FILE", help="authority for HTTPS")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from loadtest import photographs, processes
+from loadtest.arguments import amount
 from loadtest.steady import Reply, counts, steady_load
 
 _MOST_RECOVERY = 10.0
@@ -109,8 +110,8 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--rate", type=float, default=10, help="photographs a second")
-    parser.add_argument("--seconds", type=float, default=3, help="of load before and after")
+    parser.add_argument("--rate", type=amount, default=10, help="photographs a second")
+    parser.add_argument("--seconds", type=amount, default=3, help="of load before and after")
     return parser.parse_args(arguments)
 
 

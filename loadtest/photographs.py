@@ -38,7 +38,8 @@ def named(folder: Path, most: int) -> list[Photograph]:
         refuse(f"{folder} is no folder: name one with photographs.")
     try:
         files = sorted(p for p in folder.glob("**/*") if _is_photograph(p))
-        chosen = files[:: max(1, len(files) // most)][:most]
+        count = min(most, len(files))
+        chosen = [files[number * len(files) // count] for number in range(count)]
         found = [Photograph(path.name, path.read_bytes(), path.parent.name) for path in chosen]
     except OSError as error:
         refuse(f"{error.filename or folder} cannot be read: {error.strerror}.")

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from loadtest.refusal import refuse
 
+PATIENT = {"CLIENT_SHARE": "1", "MAX_WAITING": "1000", "MAX_WAIT": "60", "DEADLINE": "60"}
+"""Settings of a gateway that refuses nobody as too many or too late."""
+
 
 @dataclass(frozen=True)
 class Part:

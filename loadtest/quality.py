@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from loadtest.arguments import count
+
 _MODEL_INPUT = 224
 _GAMMA = 2.2  # sRGB's, near enough
 _MARGIN = 8  # pixels between an empty crop and a white cell
@@ -189,7 +191,7 @@ def _arguments() -> Any:
     parser.add_argument("data", type=Path, help="folder with manifest.csv")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="of a running gateway")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--most", type=int, default=200, help="photographs of each source")
+    parser.add_argument("--most", type=count, default=200, help="photographs of each source")
     parser.add_argument("--plain", action="store_true", help="no degraded copies")
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/quality.csv"))
     return parser.parse_args()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import multiprocessing
 import re
 import time
@@ -24,6 +25,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+_PATIENCE = 60.0  # seconds for one answer
 _KEPT = 512  # bytes of a reply's body: prediction and probabilities come first
 
 
@@ -32,7 +34,8 @@ class Exchange:
     """What became of one request.
 
     ``due`` is when it was to be sent, ``sent`` when it was and ``ended`` when all of its answer
-    was there, in seconds from the start; ``status`` is 0 where the connection broke.
+    was there, in seconds from the start; ``status`` is 0 where the connection broke, or no answer
+    came in time.
     """
 
     photograph: int
@@ -80,15 +83,24 @@ def closed_loop(
     )
 
 
+def each_once(target: Target, requests: Sequence[bytes]) -> list[Exchange]:
+    """Have one client send each request once, however long that takes."""
+    return _in_processes([_Sending(target, requests, clients=1, most=len(requests))])
+
+
 @dataclass(frozen=True)
 class _Sending:
-    """What one process has to do: send at ``instants``, or as ``clients`` for ``seconds``."""
+    """What one process has to do: send at ``instants``, or as ``clients``.
+
+    Clients send for ``seconds``, and ``most`` requests together.
+    """
 
     target: Target
     requests: Sequence[bytes]
     instants: Sequence[float] = ()
     clients: int = 0
-    seconds: float = 0.0
+    seconds: float = math.inf
+    most: int | None = None
 
     def run(self) -> list[Exchange]:
         return asyncio.run(self._take_turns() if self.clients else self._send_at_instants())
@@ -104,12 +116,14 @@ class _Sending:
 
     async def _take_turns(self) -> list[Exchange]:
         send, start = self._sender()
-        numbers = itertools.count()
+        numbers = itertools.islice(itertools.count(), self.most)
 
         async def client() -> list[Exchange]:
             done = []
-            while (now := time.monotonic() - start) < self.seconds:
-                done.append(await send(next(numbers), now))
+            for number in numbers:
+                if (now := time.monotonic() - start) >= self.seconds:
+                    break
+                done.append(await send(number, now))
                 if done[-1].retry_after:
                     await asyncio.sleep(float(done[-1].retry_after))
             return done
@@ -156,21 +170,30 @@ class _Answer:
 class _Connections:
     """Kept open and used again, the last one first; a new one where none is idle."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, patience: float = _PATIENCE) -> None:
         self._target = target
+        self._patience = patience
         self._tls = target.tls_context() if target.tls else None
         self._idle: list[_Connection] = []
 
     async def answer(self, request: bytes) -> _Answer:
+        sent = time.monotonic()  # a service that is slow to take a connection is slow
         try:
-            connection = self._idle.pop() if self._idle else await self._open()
-        except OSError:
-            now = time.monotonic()
-            return _Answer(now, now)
-        answer = await connection.answer(request)
+            async with asyncio.timeout(self._patience):
+                connection = self._kept() or await self._open()
+                answer = await connection.answer(request, sent)
+        except OSError:  # a TimeoutError is one
+            return _Answer(sent, time.monotonic())
         if connection.usable:
             self._idle.append(connection)
         return answer
+
+    def _kept(self) -> _Connection | None:
+        """Return one that the service has not closed meanwhile."""
+        while self._idle:
+            if (connection := self._idle.pop()).usable:
+                return connection
+        return None
 
     async def _open(self) -> _Connection:
         _, connection = await asyncio.get_running_loop().create_connection(
@@ -182,7 +205,12 @@ class _Connections:
 class _Connection(asyncio.Protocol):
     """One HTTP/1.1 connection; replies have a Content-Length."""
 
-    usable = True
+    _last = False  # the service closes it after this reply
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent on it."""
+        return not (self._last or self._transport.is_closing())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -192,13 +220,17 @@ class _Connection(asyncio.Protocol):
         self._answer = _Answer(0.0)
         self._ended = asyncio.get_running_loop().create_future()
 
-    async def answer(self, request: bytes) -> _Answer:
+    async def answer(self, request: bytes, sent: float) -> _Answer:
         """Send a request and wait for its answer, or for the end of the connection."""
         self._received.clear()
-        self._whole, self._answer = 0, _Answer(time.monotonic())
+        self._whole, self._answer = 0, _Answer(sent)
         self._ended = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        await self._ended
+        try:
+            await self._ended
+        except asyncio.CancelledError:
+            self._transport.abort()  # its answer may come yet, and is nobody's then
+            raise
         return self._answer
 
     def data_received(self, data: bytes) -> None:
@@ -209,7 +241,6 @@ class _Connection(asyncio.Protocol):
             self._finish()
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.usable = False
         self._answer.status = 0
         self._finish()
 
@@ -221,7 +252,7 @@ class _Connection(asyncio.Protocol):
         assert length is not None, head
         self._answer.status = int(status[1])
         self._answer.retry_after = retry_after[1].decode() if retry_after else None
-        self.usable = not _CLOSE.search(head)
+        self._last = _CLOSE.search(head) is not None
         self._body = len(head) + len(_HEAD_END)
         self._whole = self._body + int(length[1])
 

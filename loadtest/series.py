@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from loadtest.arguments import count
 from loadtest.processes import gateway, model_server
 
 _BORDER = "photograph-of-a-series"
@@ -117,8 +118,8 @@ def _write(path: Path, rates: Sequence[tuple[int, str, float]]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="with the photographs, in it and below it")
-    parser.add_argument("--photographs", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--photographs", type=count, default=200)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"))
     parser.add_argument("--raw", type=Path, default=Path("series.csv"))
     return parser.parse_args()

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,13 +32,8 @@ class Reply:
 
 
 @asynccontextmanager
-async def steady_load(
-    url: str, bodies: list[bytes], rate: float, gap: Callable[[], float] | None = None
-) -> AsyncIterator[list[Reply]]:
-    """Send ``rate`` photographs a second; yield the replies, which grow until the block ends.
-
-    They are sent at even distances, or at those in seconds that ``gap`` draws.
-    """
+async def steady_load(url: str, bodies: list[bytes], rate: float) -> AsyncIterator[list[Reply]]:
+    """Send ``rate`` photographs a second; yield the replies, which grow until the block ends."""
     replies: list[Reply] = []
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as requests:
 
@@ -51,7 +46,7 @@ async def steady_load(
             next_one = time.monotonic()
             for body in itertools.cycle(bodies):
                 requests.create_task(post(body))
-                next_one += gap() if gap else 1 / rate
+                next_one += 1 / rate
                 await asyncio.sleep(next_one - time.monotonic())
 
         sending = requests.create_task(send())

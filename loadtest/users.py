@@ -10,6 +10,7 @@ Timed is the exchange alone: bodies were made before, and a reply is judged when
 
 from __future__ import annotations
 
+import http.client
 import random
 import ssl
 import time
@@ -229,7 +230,7 @@ def gateway_sender(target: Target) -> requests.Send:
         try:
             reply = client.request("POST", request.path, request.body, headers)
             body = bytes(reply.read())
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # closed too early, or no HTTP
             return Reply(0, failure=type(error).__name__)
         return Reply(reply.status_code, body, str(reply.get("Server-Timing") or ""))
 

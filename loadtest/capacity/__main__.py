@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest import machine, photographs, tables
+from loadtest.arguments import amount, count
 from loadtest.bench.contenders import newest_version
 from loadtest.capacity import OBJECTIVE, report
 from loadtest.capacity.measure import Cost, measure
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     newest_version(given.models)
     here = machine.facts()
     print(machine.sentence(here))
-    measured = measure(bodies, given.models, given.alone, given.seconds)
+    measured = measure(bodies, given.models, given.alone, given.seconds, given.late_ms)
     replica = fitted(measured)
     report.write(given.results / _name(given), here, measured, replica)
     text = f"{report.fit(replica, measured)}\n\n{_table(given, measured.cost, replica, here)}"
@@ -56,12 +57,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m loadtest.capacity", description="Replicas for N photographs a second."
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
-    parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
+    parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--seconds", type=float, default=25.0, help="of each load")
-    parser.add_argument("--alone", type=int, default=200, help="photographs of one client")
-    parser.add_argument("--gigabits", type=float, default=10.0, help="of a network card, a second")
-    parser.add_argument("--price-per-core-hour", type=float, metavar="PRICE")
+    parser.add_argument("--seconds", type=amount, default=25.0, help="of each load")
+    parser.add_argument("--alone", type=count, default=200, help="photographs of one client")
+    parser.add_argument("--late-ms", type=amount, default=20.0, help="most for 99 %% of sends")
+    parser.add_argument("--gigabits", type=amount, default=10.0, help="of a network card, a second")
+    parser.add_argument("--price-per-core-hour", type=amount, metavar="PRICE")
     parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR")
     return parser.parse_args(arguments)

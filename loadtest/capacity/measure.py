@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest import machine, processes
+from loadtest import arrivals, machine, processes, sender
 from loadtest.bench import contenders, requests, rounds
+from loadtest.gates import percentile
 from loadtest.refusal import refuse
-from loadtest.steady import Reply, steady_load
+from loadtest.sender import Exchange
+from loadtest.target import Target
 
 SHARES = (0.5, 0.95, 0.99)
 _LOADS = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
@@ -26,7 +28,10 @@ _PATH = "/v1/classify"
 
 
 class Point(NamedTuple):
-    """An open loop at ``rate`` a second: percentiles in seconds, and how many got no 200."""
+    """An open loop at ``rate`` a second: percentiles in seconds, and how many got no 200.
+
+    Percentiles are of all that were sent; what got no 200 took longer than all else.
+    """
 
     rate: float
     percentiles: tuple[float, ...]
@@ -63,16 +68,24 @@ class Measured:
     capacity: float
     points: list[Point]
     cost: Cost
-    replies: list[tuple[float, Reply]]
-    """Every reply of the open loops, with the rate that it was sent at."""
+    exchanges: list[tuple[float, Exchange]]
+    """Every exchange of the open loops, with the rate that it was sent at."""
 
 
-def measure(bodies: list[bytes], models: Path, alone: int, seconds: float) -> Measured:
-    """Start a replica and measure it: ``alone`` photographs of one client, then loads."""
+def measure(
+    bodies: list[bytes], models: Path, alone: int, seconds: float, late_ms: float
+) -> Measured:
+    """Start a replica and measure it: ``alone`` photographs of one client, then loads.
+
+    Its gateway lets all wait: the times of a gateway that refuses are of no queue.
+
+    Raises:
+        SystemExit: more than 1 % of a load were not answered, or 1 % were sent more than
+            ``late_ms`` late.
+    """
     with (
         processes.model_server(models=models) as server,
-        # all load comes from one address here
-        processes.gateway(server.address, CLIENT_SHARE="1") as gateway,
+        processes.gateway(server.address, **processes.PATIENT) as gateway,
     ):
         times, sent = _alone(gateway.address, bodies, alone)
         capacity, cost = _saturated(gateway, server, bodies, seconds, sent)
@@ -80,8 +93,8 @@ def measure(bodies: list[bytes], models: Path, alone: int, seconds: float) -> Me
             (share * capacity, _open_loop(gateway.address, bodies, share * capacity, seconds))
             for share in _LOADS
         ]
-    points = [_point(rate, replies) for rate, replies in loops]
-    every = [(rate, reply) for rate, replies in loops for reply in replies]
+    points = [_point(rate, exchanges, late_ms) for rate, exchanges in loops]
+    every = [(rate, exchange) for rate, exchanges in loops for exchange in exchanges]
     return Measured(times, capacity, points, cost, every)
 
 
@@ -120,6 +133,8 @@ def _saturated(
         turns = rounds.saturated(
             [metering(gateway), metering(server)], 1, clients, seconds, len(bodies)
         )
+    if refused := sum(turn.refused for turn in turns):
+        refuse(f"{refused} photographs were refused at saturation: that is no capacity.")
     of_gateway, of_server = (turn.cpu_seconds / turn.answered for turn in turns)
     capacity = sum(turn.answered for turn in turns) / sum(turn.seconds for turn in turns)
     return capacity, Cost(
@@ -147,21 +162,34 @@ def _loop_share(pid: int) -> Iterator[list[float]]:
     share[0] = (main_after - main_before) / max(all_after - all_before, 1e-9)
 
 
-def _open_loop(url: str, bodies: list[bytes], rate: float, seconds: float) -> list[Reply]:
-    dice = random.Random(7)  # noqa: S311  # no secret
-
-    async def load() -> list[Reply]:
-        address = f"{url}{_PATH}"
-        async with steady_load(address, bodies, rate, lambda: dice.expovariate(rate)) as replies:
-            await asyncio.sleep(seconds)
-        return replies
-
-    return asyncio.run(load())
+def _open_loop(url: str, bodies: list[bytes], rate: float, seconds: float) -> list[Exchange]:
+    target = Target(url)
+    requests_ready = [sender.request(target, _PATH, body) for body in bodies]
+    return sender.open_loop(target, requests_ready, arrivals.poisson(rate, seconds, seed=7))
 
 
-def _point(rate: float, replies: Sequence[Reply]) -> Point:
-    times = [reply.ended - reply.sent for reply in replies if reply.outcome == "200"]
-    if not times:
-        refuse(f"Nothing was answered at {rate:.0f} photographs a second.")
-    percentiles = np.percentile(times, [100 * share for share in SHARES])
-    return Point(rate, tuple(map(float, percentiles)), len(times), len(replies) - len(times))
+def _point(rate: float, exchanges: Sequence[Exchange], late_ms: float) -> Point:
+    """Sum up a load.
+
+    Raises:
+        SystemExit: nothing was sent, or the sender was late, or a percentile is of no answer.
+    """
+    if not exchanges:
+        refuse(f"Nothing was due at {rate:.2f} photographs a second: let it run for longer.")
+    late = percentile([one.late_ms for one in exchanges], 99)
+    if late > late_ms:
+        refuse(
+            f"At {rate:.1f} photographs a second 1 % were sent {late:.0f} ms late or more, where "
+            f"{late_ms:g} are allowed: measure on a machine that is idle."
+        )
+    times = [one.ms / 1000 if one.status == 200 else math.inf for one in exchanges]
+    percentiles = tuple(percentile(times, 100 * share) for share in SHARES)
+    if math.isinf(percentiles[-1]):
+        refuse(f"At {rate:.1f} photographs a second too few were answered: {_met(exchanges)}.")
+    failed = sum(map(math.isinf, times))
+    return Point(rate, percentiles, len(times) - failed, failed)
+
+
+def _met(exchanges: Sequence[Exchange]) -> str:
+    met = Counter(str(one.status or "no answer") for one in exchanges)
+    return ", ".join(f"{count} x {outcome}" for outcome, count in met.most_common())

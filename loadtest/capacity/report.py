@@ -27,7 +27,7 @@ def fit(replica: Replica, measured: Measured) -> str:
         [
             f"{point.rate:.1f} ({'fitted' if point in fitted_to else 'predicted'})",
             *(
-                f"{1000 * seen:.0f} / {1000 * replica.percentile(share, point.rate):.0f}"
+                f"{1000 * seen:.0f} / {_predicted(replica.percentile(share, point.rate))}"
                 for share, seen in zip(SHARES, point.percentiles, strict=True)
             ),
             f"{point.failed} of {point.answered + point.failed}",
@@ -35,15 +35,25 @@ def fit(replica: Replica, measured: Measured) -> str:
         for point in measured.points
     ]
     names = [f"p{100 * share:.0f}, measured / model" for share in SHARES]
-    table = tables.markdown(["photographs a second", *names, "refused"], rows)
-    error = typical_error(replica, predicted_points(measured.points))
+    table = tables.markdown(["photographs a second", *names, "not answered"], rows)
     rate = replica.most(*OBJECTIVE)
     return (
         f"{table}\n\nMeasured at saturation: {measured.capacity:.1f} photographs a second. Fitted: "
         f"{replica.servers} servers, {replica.capacity:.1f} a second together, "
-        f"Cs² {replica.scv:.3f}. What was predicted is off by {100 * error:.0f} % (root mean "
-        f"square). The objective holds up to {rate:.1f} photographs a second."
+        f"Cs² {replica.scv:.3f}. {_off(replica, measured)} "
+        f"The objective holds up to {rate:.1f} photographs a second."
     )
+
+
+def _predicted(seconds: float) -> str:
+    return "too much" if math.isinf(seconds) else f"{1000 * seconds:.0f}"
+
+
+def _off(replica: Replica, measured: Measured) -> str:
+    error = typical_error(replica, predicted_points(measured.points))
+    if math.isinf(error):
+        return "The fitted capacity is less than a load that was to be predicted, and was answered."
+    return f"What was predicted is off by {100 * error:.0f} % (root mean square)."
 
 
 def limits(cost: Cost, cores: int, gigabits: float) -> str:
@@ -96,7 +106,7 @@ def sizes(rate: float, cost: Cost, cores: int, price: float | None) -> str:
 
 
 def write(target: Path, here: machine.Machine, measured: Measured, replica: Replica) -> None:
-    """Write the record, every reply's time, and the plot; their names begin with ``target``'s."""
+    """Write the record, every request's time, and the plot; their names begin with ``target``'s."""
     target.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "machine": here,
@@ -109,10 +119,9 @@ def write(target: Path, here: machine.Machine, measured: Measured, replica: Repl
     target.with_suffix(".json").write_text(json.dumps(record) + "\n")
     with target.with_name(f"{target.name}-times.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["offered a second", "outcome", "ms"])
-        for rate, reply in measured.replies:
-            took = 1000 * (reply.ended - reply.sent)
-            writer.writerow([f"{rate:.1f}", reply.outcome, f"{took:.1f}"])
+        writer.writerow(["offered a second", "status", "ms"])
+        for rate, one in measured.exchanges:
+            writer.writerow([f"{rate:.1f}", one.status, f"{one.ms:.1f}"])
     _plot(replica, measured).savefig(target.with_suffix(".png"), dpi=110)
 
 

@@ -28,8 +28,7 @@ def samples(jpeg, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def gateway(model_server) -> Iterator[str]:
     """URL of a gateway over the tiny model that refuses nobody, however busy this machine is."""
-    patient = {"CLIENT_SHARE": "1", "MAX_WAITING": "1000", "MAX_WAIT": "60", "DEADLINE": "60"}
-    with processes.gateway(model_server, **patient) as running:
+    with processes.gateway(model_server, **processes.PATIENT) as running:
         yield running.address
 
 

@@ -8,13 +8,18 @@ import pytest
 from loadtest import machine
 from loadtest.capacity import __main__ as capacity
 from loadtest.capacity import report
-from loadtest.capacity.measure import SHARES, Cost, Measured, Point, measure
+from loadtest.capacity.measure import SHARES, Cost, Measured, Point, _point, measure
 from loadtest.queueing import Replica
-from loadtest.steady import Reply
+from loadtest.sender import Exchange
 
 COST = Cost(
     gateway=0.010, event_loop=0.001, model_server=0.030, received=50e3, sent=100e3, internal=150e3
 )
+
+
+def exchange(status=200, late=0.0) -> Exchange:
+    """One that took 30 ms from when it was due."""
+    return Exchange(0, 1.0, 1.0 + late, 1.03, status, None, b"")
 
 
 @pytest.fixture
@@ -25,13 +30,12 @@ def measured() -> tuple[Measured, Replica]:
         Point(rate, tuple(replica.percentile(share, rate) for share in SHARES), 100, 0)
         for rate in (10.0, 20.0, 30.0, 40.0)
     ]
-    replies = [(10.0, Reply("200", 1.0, 1.03))]
-    return Measured(replica.alone, 50.0, points, COST, replies), replica
+    return Measured(replica.alone, 50.0, points, COST, [(10.0, exchange())]), replica
 
 
 def test_a_replica_is_measured_alone_at_saturation_and_under_loads(jpeg, tiny_models):
     """Times, a rate, a cost of each part, and percentiles of rising loads."""
-    found = measure([jpeg], tiny_models, alone=5, seconds=1)
+    found = measure([jpeg], tiny_models, alone=5, seconds=1, late_ms=1e5)
     assert len(found.alone) == 5
     assert found.capacity > 0
     assert [point.rate for point in found.points] == sorted(point.rate for point in found.points)
@@ -40,6 +44,42 @@ def test_a_replica_is_measured_alone_at_saturation_and_under_loads(jpeg, tiny_mo
     assert found.cost.model_server > 0
     assert found.cost.received == len(jpeg)
     assert found.cost.internal > 224 * 224 * 3
+
+
+def test_what_was_refused_took_longer_than_all_else():
+    """It is no censored datum: a refusal in a hundred leaves the 99 % alone, a second does not."""
+    answered = [exchange()] * 98
+    assert _point(10.0, [*answered, exchange(), exchange(503)], 20) == Point(
+        10.0, (pytest.approx(0.03),) * 3, 99, 1
+    )
+    with pytest.raises(SystemExit) as refused:
+        _point(10.0, [*answered, exchange(503), exchange(0)], 20)
+    assert refused.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "told"),
+    [
+        ([], "let it run for longer"),
+        ([exchange(late=0.025)], "25 ms late"),
+        ([exchange(), exchange(503), exchange(0)], "1 x 200, 1 x 503, 1 x no answer"),
+    ],
+)
+def test_a_load_that_proves_nothing_ends_with_2(exchanges, told, capsys):
+    """Nothing sent, sent late, or not answered: a sentence."""
+    with pytest.raises(SystemExit) as refused:
+        _point(10.0, exchanges, 20)
+    assert refused.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_load_over_the_fitted_capacity_is_told_in_words(measured):
+    """No percentile is infinite, and no error."""
+    low = Replica(2, 15.0, np.full(20, 0.030), 0.1)
+    table = report.fit(low, measured[0])
+    assert "30 / too much" in table
+    assert "The fitted capacity is less than a load" in table
+    assert "inf" not in table
 
 
 def test_the_fit_is_shown_beside_what_was_measured(measured):

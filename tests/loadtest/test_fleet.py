@@ -16,7 +16,15 @@ def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, c
         *("--photographs", str(tmp_path), "--models", str(tiny_models), "--servers", "2"),
         *("--rate", "25", "--seconds", "4", "--results", str(results)),
     ]
-    assert fleet.main(given) == 0, capsys.readouterr().out
+    status, told = fleet.main(given), capsys.readouterr().out
+    assert status == 0, told
+    servers, _, _, under_way, survived, *_ = [
+        cell.strip() for cell in told.splitlines()[-1].strip("|").split("|")
+    ]
+    assert servers == "2"
+    assert int(under_way) > 0  # calls hung at the server that was killed
+    first, second = map(int, survived.split(","))
+    assert first == 0 < second
     with (results / "latest-fleet-times.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["outcome"] for row in rows} == {"200"}
@@ -31,7 +39,14 @@ def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, c
 def test_what_is_good_enough(answered, outcome, good):
     """Within 5 % of even, and nothing but 200; no answers at all are not even."""
     replies = [Reply(outcome, 0.0, 0.1)]
-    assert fleet.Outcome(answered, [0, 1], replies, replies).good is good
+    assert fleet.Outcome(answered, [0, 1], replies, replies, 3, 0.0).good is good
+
+
+def test_the_wait_for_another_server_counts_from_the_kill():
+    """How long calls hung before is no matter."""
+    replies = [Reply("200", 0.0, 5.2), Reply("200", 5.1, 5.2)]
+    found = fleet.Outcome([1, 1], [0, 2], [], replies, under_way=1, killed=5.0)
+    assert found.slowest == pytest.approx(0.2)
 
 
 def test_no_model_is_told_with_status_2(jpeg, tmp_path, capsys):

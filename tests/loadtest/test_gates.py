@@ -69,6 +69,22 @@ def test_what_proves_nothing_ends_with_2(samples, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("outcome", [WRONG, "500", "HTTPParseError"])
+def test_a_late_load_generator_hides_nothing_that_no_load_excuses(outcome, capsys):
+    """Wrong answers, failures and broken connections are a missed objective all the same."""
+    assert judge(Objective(), [sample(late_ms=80), sample(late_ms=80, outcome=outcome)]) == 1
+    late, missed = capsys.readouterr().err.splitlines()
+    assert "could not keep up" in late
+    assert missed.startswith("Objective missed: 1 of 2 requests")
+
+
+def test_a_late_load_generator_may_have_brought_refusals_about(capsys):
+    """It sent at once what was to come one after the other."""
+    late = {"late_ms": 80, "ms": 900}
+    assert judge(Objective(), [sample(**late), sample(**late, outcome="503")]) == 2
+    assert "missed" not in capsys.readouterr().err
+
+
 def test_percentiles_are_times_that_were_measured():
     """The nearest rank: no interpolation makes up a time."""
     assert [percentile(range(1, 101), p) for p in (0, 50, 99, 100)] == [1, 50, 99, 100]

@@ -1,8 +1,12 @@
 """More than the service can do: what is counted, and when it is missed."""
 
+import asyncio
 import csv
+import json
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from loadtest import overload
 from loadtest.overload import CLOSED, Demands, Outcome
@@ -51,6 +55,55 @@ def test_a_late_sender_proves_nothing(capsys):
     seen = [outcome(late_ms=50.0)]
     assert overload._judge(Demands(), seen, overload.figures(seen, 200.0, 1.0)) == 2
     assert "could not keep up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [WRONG, "500", "0"])
+def test_a_late_sender_hides_nothing_that_no_load_excuses(what, capsys):
+    """Status 1, and both sentences."""
+    seen = [outcome(late_ms=50.0), outcome(late_ms=50.0, outcome=what)]
+    assert overload._judge(Demands(), seen, overload.figures(seen, 200.0, 1.0)) == 1
+    late, missed = capsys.readouterr().err.splitlines()
+    assert "could not keep up" in late
+    assert missed.startswith("Objective missed: ")
+
+
+async def test_a_service_that_answers_nothing_under_load_is_no_service_to_overload(
+    samples, tmp_path, capsys
+):
+    """There is no capacity to offer a multiple of."""
+    asked = 0
+
+    async def classify(request):
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise web.HTTPServiceUnavailable
+        said = {"prediction": "EOSINOPHIL", "confidence": 0.9, "probabilities": {"EOSINOPHIL": 0.9}}
+        return web.Response(text=json.dumps(said))
+
+    async def well(request):
+        return web.Response(text="{}")
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/readyz", well), web.get("/v1/model", well), web.post("/v1/classify", classify)]
+    )
+    async with TestServer(app) as server:
+        given = ["--photographs", str(samples), "--host", str(server.make_url(""))]
+        times = ["--rounds", "1", "--seconds", "0.1", "--raw", str(tmp_path / "raw.csv")]
+        with pytest.raises(SystemExit) as ended:
+            await asyncio.to_thread(overload.main, [*given, *times])
+    assert ended.value.code == 2
+    assert "only by: 503" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["MAX_IN_FLIGHT", "=8", ""])
+def test_a_setting_without_name_or_value_is_told(setting, capsys):
+    """Before anything is started."""
+    with pytest.raises(SystemExit) as ended:
+        overload.main(["--set", setting])
+    assert ended.value.code == 2
+    assert f"argument --set: {setting!r} is no NAME=VALUE" in capsys.readouterr().err
 
 
 def test_a_real_gateway_is_overloaded(gateway, samples, tmp_path, capsys):

@@ -65,3 +65,15 @@ def test_folders_without_photographs_are_told(tmp_path, refused):
     assert "is no folder" in refused(photographs.named, tmp_path / "nowhere", 1)
     (tmp_path / "cell.jpg").symlink_to("nowhere")
     assert "cell.jpg cannot be read: No such file" in refused(photographs.named, tmp_path, 1)
+
+
+@pytest.mark.parametrize(("files", "most"), [(7, 4), (5, 3), (8, 4), (3, 9), (1, 1)])
+def test_photographs_are_spread_over_the_whole_folder(files, most, tmp_path):
+    """A folder for each class: with fewer than twice as many as are taken the last counts too."""
+    for number in range(files):
+        (tmp_path / f"{number}.jpg").write_bytes(bytes([number]))
+    taken = [body[0] for body in photographs.read(tmp_path, most)]
+    count = min(most, files)
+    assert len(taken) == count
+    gaps = [after - before for before, after in zip(taken, [*taken[1:], files], strict=True)]
+    assert {*gaps} <= {files // count, -(-files // count)}
