@@ -61,6 +61,8 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
     report.write(given.results, name, described, runs)
     plots.draw(given.results, name, described, runs)
     table = report.table(described)
+    if given.record:
+        table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
     print(f"\n{table}\n\n{_refusals(runs)}every time: {given.results / name}-times.csv")
     if given.record:
         tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
@@ -73,10 +75,12 @@ def _refusals(runs: Sequence[report.Run]) -> str:
 
 def _compare(described: dict[str, Any], recorded: dict[str, Any]) -> int:
     ratios = described["ratios"][0]
-    found = gate.deviations(ratios, report.recorded_bands(recorded), set(described["ours"]))
+    bands = report.recorded_bands(recorded)
+    found = gate.deviations(ratios, bands, set(described["ours"]))
     for deviation in found:
         print(deviation)
     worse = sum(deviation.worse for deviation in found)
+    print(report.told(bands))
     compared = (len(ratios) - 1) * len(outcome.MEASURES)
     better = len(found) - worse
     print(f"{compared} ratios to {BASELINE}: {worse} worse than recorded, {better} better.")
@@ -124,8 +128,8 @@ def digest(bodies: Sequence[bytes]) -> str:
 
 
 def _several(text: str) -> int:
-    if int(text) < 2:
-        raise argparse.ArgumentTypeError("one run shows no noise: 2 or more")
+    if not text.isdecimal() or int(text) < gate.FEWEST_RUNS:
+        raise argparse.ArgumentTypeError(f"fewer hardly show the noise: {gate.FEWEST_RUNS} or more")
     return int(text)
 
 
@@ -138,7 +142,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--quick", action="store_true", help="a minute, for a first look")
     what.add_argument("--record", action="store_true", help="several runs, to check against")
     what.add_argument("--check", action="store_true", help="status 1 where it is worse than that")
-    parser.add_argument("--runs", type=_several, default=5, help="for --record, 2 or more")
+    parser.add_argument("--runs", type=_several, default=4, help="for --record, 3 or more")
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
     parser.add_argument("--rounds", type=int, default=300, help="for one client")

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest import tables
 from loadtest.bench import BASELINE
-from loadtest.bench.gate import Band, Bands, bands
+from loadtest.bench.gate import FEWEST_RUNS, Band, Bands, bands, smallest
 from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios
 from loadtest.machine import Machine
 
@@ -44,7 +44,7 @@ class Run:
 
 
 def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) -> dict[str, Any]:
-    """Describe the runs; with two or more, the bands between which one more is expected."""
+    """Describe the runs; with enough of them, the bands between which one more is expected."""
     of_runs = [plain(ratios(run.figures)) for run in runs]
     described: dict[str, Any] = {
         "made": "python -m loadtest.bench" + (" --record" if len(runs) > 1 else ""),
@@ -54,7 +54,7 @@ def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) ->
         "figures": [plain(run.figures) for run in runs],
         "ratios": of_runs,
     }
-    if len(runs) > 1:
+    if len(runs) >= FEWEST_RUNS:
         described["bands"] = bands(of_runs)
     return described
 
@@ -109,6 +109,12 @@ def table(described: dict[str, Any]) -> str:
         for measure, unit in MEASURES.items()
     )
     return f"{drawn}\n\n1.00 is {BASELINE}: {units}."
+
+
+def told(recorded: Bands) -> str:
+    """Say how large a change for the worse must be for a check to tell it."""
+    each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in smallest(recorded).items())
+    return f"The smallest change for the worse that a check tells: {each}."
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -42,13 +42,13 @@ def options(samples, tiny_models, weights, tmp_path) -> list[str]:
 
 
 def invented_runs(factor: float) -> list[report.Run]:
-    """Two runs in which all contenders take the same, and those of ours ``factor`` times it."""
+    """Three runs in which all contenders take the same, and those of ours ``factor`` times it."""
     return [
         report.Run(
             {name: [10.0 * (1 if name == BASELINE else factor) * near] * 3 for name in CONTENDERS},
             [Turn(0, name, 1.0, 100, 0, 1.0, 10**9) for name in CONTENDERS],
         )
-        for near in (1.0, 1.01)
+        for near in (0.99, 1.0, 1.01)
     ]
 
 
@@ -68,6 +68,7 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     said = capsys.readouterr().out
     assert "WORSE: gateway overlay, p50, ms: " in said
     assert " worse than recorded, " in said
+    assert "a check tells: p50 " in said
     latest = json.loads((results / "latest.json").read_text())
     assert tuple(latest["figures"][0]) == CONTENDERS
     for of_one in latest["figures"][0].values():
@@ -121,12 +122,13 @@ def test_what_is_missing_is_told_with_status_2(missing, told, options, samples, 
     assert told in capsys.readouterr().err
 
 
-def test_one_run_is_no_record(options, capsys):
+@pytest.mark.parametrize("runs", ["1", "2", "-3", "many"])
+def test_one_run_is_no_record(runs, options, capsys):
     """Noise shows between runs."""
     with pytest.raises(SystemExit) as refused:
-        main([*options, "--record", "--runs", "1"])
+        main([*options, "--record", "--runs", runs])
     assert refused.value.code == 2
-    assert "2 or more" in capsys.readouterr().err
+    assert "3 or more" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="none yet: make bench-record")
