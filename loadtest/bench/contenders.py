@@ -12,9 +12,10 @@ from typing import Any
 
 import grpc
 
-from loadtest import processes
-from loadtest.bench import BASELINE, requests
+from loadtest import predict, processes
+from loadtest.bench import BASELINE
 from loadtest.refusal import refuse
+from loadtest.requests import CLASSES
 
 Ask = Callable[[int], bytes]
 """Send photograph number i over a client's own connection; return the reply's body."""
@@ -84,18 +85,18 @@ def newest_version(models: Path) -> Path:
 
 
 def _bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
-    def contender(name: str, signature: str) -> Contender:
-        sent = [requests.predict_request(body, signature) for body in bodies]
+    def contender(name: str, explained: bool) -> Contender:
+        sent = [predict.request(body, explained) for body in bodies]
         return Contender(
             name,
             lambda: _grpc_client(server.address, sent),
-            requests.predicted_class,
+            _likeliest,
             (server.process.pid,),
         )
 
     return [
-        contender("bare serving_default", "serving_default"),
-        contender(BASELINE, "gradcam"),
+        contender("bare serving_default", explained=False),
+        contender(BASELINE, explained=True),
     ]
 
 
@@ -145,11 +146,11 @@ def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:
 def _grpc_client(address: str, sent: list[bytes]) -> Iterator[Ask]:
     options = [("grpc.use_local_subchannel_pool", 1)]  # or clients would share a connection
     with grpc.insecure_channel(address, options) as channel:
-        predict = channel.unary_unary(requests.METHOD)
+        call = channel.unary_unary(predict.METHOD)
 
         def ask(number: int) -> bytes:
             try:
-                return bytes(predict(sent[number], timeout=_PATIENCE))
+                return bytes(call(sent[number], timeout=_PATIENCE))
             except grpc.RpcError as error:
                 if error.code() in _BUSY:
                     raise Refused from error
@@ -187,6 +188,10 @@ def _form(body: bytes) -> bytes:
         f"Content-Type: {BINARY}\r\n\r\n"
     )
     return head.encode() + body + f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _likeliest(response: bytes) -> str:
+    return CLASSES[int(predict.probabilities(response).argmax())]
 
 
 def _prediction(reply: bytes) -> str:

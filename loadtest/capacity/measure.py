@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest import machine, processes
-from loadtest.bench import contenders, requests, rounds
+from loadtest import machine, predict, processes
+from loadtest.bench import contenders, rounds
 from loadtest.refusal import refuse
 from loadtest.steady import Reply, steady_load
 
@@ -128,7 +128,7 @@ def _saturated(
         model_server=of_server,
         received=float(np.mean([len(body) for body in bodies])),
         sent=reply_bytes,
-        internal=float(len(requests.predict_request(bodies[0], "gradcam"))),
+        internal=float(len(predict.request(bodies[0]))),
     )
 
 
