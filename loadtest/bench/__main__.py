@@ -63,14 +63,9 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
     table = report.table(described)
     if given.record:
         table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
-    print(f"\n{table}\n\n{_refusals(runs)}every time: {given.results / name}-times.csv")
+    print(f"\n{table}\n\nevery time: {given.results / name}-times.csv")
     if given.record:
         tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
-
-
-def _refusals(runs: Sequence[report.Run]) -> str:
-    refused = {t.contender: t.refused for run in runs for t in run.turns if t.refused}
-    return f"refused at saturation: {refused}\n" if refused else ""
 
 
 def _compare(described: dict[str, Any], recorded: dict[str, Any]) -> int:

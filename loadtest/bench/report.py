@@ -12,7 +12,7 @@ from typing import Any
 from loadtest import tables
 from loadtest.bench import BASELINE
 from loadtest.bench.gate import FEWEST_RUNS, Band, Bands, bands, smallest
-from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios
+from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios, refusals
 from loadtest.machine import Machine
 
 
@@ -53,6 +53,7 @@ def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) ->
         "ours": sorted(ours),
         "figures": [plain(run.figures) for run in runs],
         "ratios": of_runs,
+        "refused": refusals(turn for run in runs for turn in run.turns),
     }
     if len(runs) >= FEWEST_RUNS:
         described["bands"] = bands(of_runs)
@@ -96,13 +97,20 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 
 def table(described: dict[str, Any]) -> str:
-    """Draw the ratios, with the runs' lowest and highest; then what the baseline's 1 stands for."""
+    """Draw the ratios, with the runs' lowest and highest, and how many were refused at saturation.
+
+    What the baseline's 1 stands for is below.
+    """
     of_runs: list[Figures] = described["ratios"]
     rows = [
-        [name, *(_spread([run[name][measure] for run in of_runs]) for measure in MEASURES)]
+        [
+            name,
+            *(_spread([run[name][measure] for run in of_runs]) for measure in MEASURES),
+            str(described["refused"][name]),
+        ]
         for name in of_runs[0]
     ]
-    drawn = tables.markdown(["", *MEASURES], rows)
+    drawn = tables.markdown(["", *MEASURES, "refused"], rows)
     base = [run[BASELINE] for run in described["figures"]]
     units = "; ".join(
         f"{unit} {_middle([run[measure] for run in base]):.3g}"

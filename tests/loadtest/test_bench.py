@@ -71,6 +71,7 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     assert "a check tells: p50 " in said
     latest = json.loads((results / "latest.json").read_text())
     assert tuple(latest["figures"][0]) == CONTENDERS
+    assert latest["refused"] == dict.fromkeys(CONTENDERS, 0)
     for of_one in latest["figures"][0].values():
         assert list(of_one) == list(MEASURES)
         assert all(figure > 0 for figure in of_one.values())

@@ -5,7 +5,7 @@ import pytest
 
 from loadtest import machine
 from loadtest.bench import BASELINE, gate
-from loadtest.bench.outcome import MEASURES, Turn, figures, ratios
+from loadtest.bench.outcome import MEASURES, Turn, figures, ratios, refusals
 
 
 def run(value: float) -> dict[str, dict[str, float]]:
@@ -143,3 +143,13 @@ def test_figures_are_over_all_turns_and_ratios_to_the_baseline():
     assert ratios(measured)["gateway"] == {
         "p50": 2, "p95": 2, "p99": 2, "throughput": 0.4, "cpu": 2.5, "memory": 2
     }  # fmt: skip
+
+
+def test_refusals_are_summed_over_all_turns():
+    """Those of the first turn as well as those of the last."""
+    turns = [
+        Turn(0, "gateway", 2.0, 50, 3, 2.0, 10**9),
+        Turn(0, BASELINE, 2.0, 50, 0, 2.0, 10**9),
+        Turn(1, "gateway", 2.0, 50, 4, 2.0, 10**9),
+    ]
+    assert refusals(turns) == {"gateway": 7, BASELINE: 0}
