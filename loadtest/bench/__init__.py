@@ -12,3 +12,7 @@ from __future__ import annotations
 
 BASELINE = "bare gradcam"
 """The model server alone, asked for probabilities and maps: what all else is divided by."""
+
+WITNESS = "flask"
+"""What shares nothing with us, neither the exported model nor its server: by it one sees that the
+baseline became slower. FastAPI serves the model that we export, and shows nothing."""

@@ -35,25 +35,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan, here = _plan(given, bodies), machine.facts()
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(machine.sentence(here))
-    runs, ours = _runs(given, plan, bodies)
+    runs, ours = _runs(given, plan, bodies, recorded)
     described = report.record(runs, plan, here, ours)
     _keep(given, described, runs)
     return 0 if recorded is None else _compare(described, recorded)
 
 
 def _runs(
-    given: argparse.Namespace, plan: report.Plan, bodies: list[bytes]
+    given: argparse.Namespace,
+    plan: report.Plan,
+    bodies: list[bytes],
+    recorded: dict[str, Any] | None,
 ) -> tuple[list[report.Run], set[str]]:
     """Make the runs, each with all processes started anew; return also which are ours."""
     runs, ours = [], set()
     for _ in range(given.runs if given.record else 1):
         with contenders.running(bodies, given.models, given.weights) as found:
             ours = {contender.name for contender in found if contender.ours}
+            if recorded is not None:
+                _check_contenders({contender.name for contender in found}, recorded)
             rounds.check_agreement(found, len(bodies))
             times = rounds.interleaved(found, plan.rounds, len(bodies))
             turns = rounds.saturated(found, plan.turns, plan.clients, plan.seconds, len(bodies))
         runs.append(report.Run(times, turns))
     return runs, ours
+
+
+def _check_contenders(found: set[str], recorded: dict[str, Any]) -> None:
+    """Make sure that these are who was recorded.
+
+    Raises:
+        SystemExit: they are not; the sentence names who is missing or new.
+    """
+    if differing := sorted(found ^ set(recorded["figures"][0])):
+        refuse(
+            f"The record is of other contenders ({', '.join(differing)}): `make bench-record` "
+            "records these."
+        )
 
 
 def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[report.Run]) -> None:
@@ -71,12 +89,12 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
 def _compare(described: dict[str, Any], recorded: dict[str, Any]) -> int:
     ratios = described["ratios"][0]
     bands = report.recorded_bands(recorded)
-    found = gate.deviations(ratios, bands, set(described["ours"]))
+    found = gate.deviations(ratios, bands)
     for deviation in found:
         print(deviation)
     worse = sum(deviation.worse for deviation in found)
     print(report.told(bands))
-    compared = (len(ratios) - 1) * len(outcome.MEASURES)
+    compared = len(bands) * len(outcome.MEASURES)
     better = len(found) - worse
     print(f"{compared} ratios to {BASELINE}: {worse} worse than recorded, {better} better.")
     return 1 if worse else 0

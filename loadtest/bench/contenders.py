@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from loadtest import predict, processes
-from loadtest.bench import BASELINE
+from loadtest.bench import BASELINE, WITNESS
 from loadtest.refusal import refuse
 from loadtest.requests import CLASSES
 
@@ -136,7 +136,7 @@ def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
 def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:
     forms = [_form(body) for body in bodies]
     return Contender(
-        "flask",
+        WITNESS,
         lambda: http_client(part.address, "/predict", _FORM, forms),
         _prediction,
         (part.process.pid,),

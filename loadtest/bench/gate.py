@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.bench import BASELINE
+from loadtest.bench import BASELINE, WITNESS
 from loadtest.bench.outcome import MEASURES, MORE_IS_BETTER, Figures
 from loadtest.machine import Machine
 
@@ -40,8 +40,7 @@ _FALSE_ALARMS = 0.05
 FEWEST_RUNS = 3
 """That a record is made of: two hardly tell what the noise is."""
 
-_NEEDED = ("architecture", "flags", "cores")
-_NEEDED_PACKAGES = ("tensorflow",)
+_NEEDED = ("architecture", "flags", "cores", "python")
 
 
 class Band(NamedTuple):
@@ -74,9 +73,12 @@ class Deviation(NamedTuple):
         )
 
 
-def bands(repetitions: Sequence[Figures]) -> Bands:
-    """Return the band of every ratio but the baseline's own, from ``FEWEST_RUNS`` runs or more."""
-    names = [name for name in repetitions[0] if name != BASELINE]
+def bands(repetitions: Sequence[Figures], ours: set[str]) -> Bands:
+    """Return the band of every ratio that is judged, from ``FEWEST_RUNS`` runs or more.
+
+    These are ours but the baseline's own, and the witness's.
+    """
+    names = [name for name in repetitions[0] if name in {*ours, WITNESS} - {BASELINE}]
     of_measures = {
         measure: _bands(
             np.log([[run[name][measure] for name in names] for run in repetitions]),
@@ -128,18 +130,18 @@ def student_t(outside: float, degrees: float) -> float:
     return float(degrees**0.5 * np.tan(angle))
 
 
-def deviations(measured: Figures, recorded: Bands, ours: set[str]) -> list[Deviation]:
+def deviations(measured: Figures, recorded: Bands) -> list[Deviation]:
     """Return every ratio outside its band.
 
-    What is not ours is as fast as ever: where it comes nearer to the baseline, it is the model
-    server that has become slower, so for these the nearer is the worse.
+    The witness is as fast as ever: where it comes nearer to the baseline, it is the model server
+    that has become slower, so for it the nearer is the worse.
     """
     found = []
     for name, of_one in recorded.items():
         for measure, band in of_one.items():
             ratio = measured[name][measure]
             if not band.low <= ratio <= band.high:
-                less_is_worse = (measure in MORE_IS_BETTER) == (name in ours)
+                less_is_worse = (measure in MORE_IS_BETTER) == (name != WITNESS)
                 worse = (ratio < band.low) == less_is_worse
                 found.append(Deviation(name, measure, ratio, band, worse))
     return found
@@ -149,12 +151,14 @@ def differences(here: Machine, there: Machine) -> list[str]:
     """Say in which facts two machines differ so that their ratios are not comparable.
 
     These are what decides between which kernels TensorFlow chooses and how many run at once:
-    architecture, instruction sets, cores and TensorFlow's version. A faster clock, more memory
-    or another kernel changes all contenders alike.
+    architecture, instruction sets and cores; and the versions of Python and of each package,
+    each of which some contenders use and others do not. A faster clock, more memory or another
+    kernel changes all contenders alike.
     """
     pairs: list[tuple[str, Any, Any]] = [(name, here[name], there[name]) for name in _NEEDED]  # type: ignore[literal-required]
     pairs += [
-        (name, here["packages"].get(name), there["packages"].get(name)) for name in _NEEDED_PACKAGES
+        (name, here["packages"].get(name, "not installed"), there["packages"].get(name, "not told"))
+        for name in sorted({*here["packages"], *there["packages"]})
     ]
     return [
         f"{name} is {_shown(this)} here and {_shown(that)} there"

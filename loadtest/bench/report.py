@@ -56,7 +56,7 @@ def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) ->
         "refused": refusals(turn for run in runs for turn in run.turns),
     }
     if len(runs) >= FEWEST_RUNS:
-        described["bands"] = bands(of_runs)
+        described["bands"] = bands(of_runs, ours)
     return described
 
 

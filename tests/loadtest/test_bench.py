@@ -85,6 +85,7 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     ("facts", "photographs", "told"),
     [
         ({"cores": 1000}, None, "cores is"),
+        ({"packages": {"tensorflow": "1"}}, None, "tensorflow is"),
         ({}, "others", "the photographs are others"),
     ],
 )
@@ -97,6 +98,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
         main([*options, "--check"])
     assert refused.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_record_of_other_contenders_is_refused(options, jpeg, tmp_path, capsys):
+    """One was renamed since: status 2, and both its names are told."""
+    path = tmp_path / "results/bench.json"
+    record(tmp_path / "results", 1.0, digest([jpeg]))
+    path.write_text(path.read_text().replace("gateway overlay png", "gateway overlay jpeg"))
+    with pytest.raises(SystemExit) as refused:
+        main([*options, "--check"])
+    assert refused.value.code == 2
+    assert "(gateway overlay jpeg, gateway overlay png)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -137,7 +149,7 @@ def test_the_readme_has_the_record():
     """Its table is the one that the record gives, and its bands are those of its ratios."""
     recorded = json.loads(RECORD.read_text())
     assert report.table(recorded) in tables.README.read_text()
-    again = gate.bands(recorded["ratios"])
+    again = gate.bands(recorded["ratios"], set(recorded["ours"]))
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
             assert band == pytest.approx(again[name][measure])
