@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from loadtest import machine, photographs, tables
-from loadtest.bench import BASELINE, contenders, gate, outcome, plots, report, rounds
+from loadtest.bench import BASELINE, contenders, gate, goals, outcome, plots, report, rounds
 from loadtest.refusal import refuse
 
 _RESULTS = Path("loadtest/results")
@@ -78,11 +78,11 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
     name = _RECORD if given.record else _LATEST
     report.write(given.results, name, described, runs)
     plots.draw(given.results, name, described, runs)
-    table = report.table(described)
+    table = f"{report.table(described)}\n\n{goals.told(described)}"
     if given.record:
         table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
     print(f"\n{table}\n\nevery time: {given.results / name}-times.csv")
-    if given.record:
+    if given.record and given.results == _RESULTS:  # the README refers to these files
         tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import machine, tables
-from loadtest.bench import BASELINE, gate, report
+from loadtest.bench import BASELINE, gate, goals, report
 from loadtest.bench.__main__ import digest, main
 from loadtest.bench.outcome import MEASURES, Turn
 
@@ -69,6 +69,7 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     assert "WORSE: gateway overlay, p50, ms: " in said
     assert " worse than recorded, " in said
     assert "a check tells: p50 " in said
+    assert "gateway overlay's p50 at most 1.2 times bare gradcam's: " in said
     latest = json.loads((results / "latest.json").read_text())
     assert tuple(latest["figures"][0]) == CONTENDERS
     assert latest["refused"] == dict.fromkeys(CONTENDERS, 0)
@@ -148,7 +149,9 @@ def test_one_run_is_no_record(runs, options, capsys):
 def test_the_readme_has_the_record():
     """Its table is the one that the record gives, and its bands are those of its ratios."""
     recorded = json.loads(RECORD.read_text())
-    assert report.table(recorded) in tables.README.read_text()
+    readme = tables.README.read_text()
+    assert report.table(recorded) in readme
+    assert goals.told(recorded) in readme
     again = gate.bands(recorded["ratios"], set(recorded["ours"]))
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
