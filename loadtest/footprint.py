@@ -22,6 +22,7 @@ from pathlib import Path
 import aiohttp
 
 from loadtest import photographs, processes
+from loadtest.arguments import count
 
 START_SECONDS = 1.5
 """The slowest median start that is called quick."""
@@ -127,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, metavar="DIR", help="default: models/hemavision")
-    parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
+    parser.add_argument("--requests", type=count, default=10_000)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/footprint.csv"))
     return parser
 

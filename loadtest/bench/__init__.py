@@ -5,7 +5,8 @@ whose speed drifts slows all of them alike; then each is asked by several client
 while the others idle, in turns. What to quote are the ratios to one of them, ``BASELINE``.
 
 ``contenders`` are who is compared, ``rounds`` takes the times, ``outcome`` holds what came out,
-``gate`` compares two outcomes' ratios, ``goals`` are what is wanted of them, and ``report`` and ``plots`` show them.
+``gate`` compares two outcomes' ratios, ``goals`` are what is wanted of them, and ``report`` and
+``plots`` show them.
 """
 
 from __future__ import annotations

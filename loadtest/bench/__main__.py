@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from loadtest import machine, photographs, tables
+from loadtest import machine, photographs, pictures, tables
+from loadtest.arguments import amount, count
 from loadtest.bench import BASELINE, contenders, gate, goals, outcome, plots, report, rounds
+from loadtest.photographs import Photograph
 from loadtest.refusal import refuse
 
 _RESULTS = Path("loadtest/results")
@@ -31,11 +30,11 @@ _LINKS = """[Record](results/bench.json), [every time](results/bench-times.csv),
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; with --check, status 1 where a ratio is worse than its noise explains."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, given.most)
-    plan, here = _plan(given, bodies), machine.facts()
+    found = photographs.named(given.photographs, given.most)
+    plan, here = _plan(given, found), machine.facts()
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(machine.sentence(here))
-    runs, ours = _runs(given, plan, bodies, recorded)
+    runs, ours = _runs(given, plan, [one.body for one in found], recorded)
     described = report.record(runs, plan, here, ours)
     _keep(given, described, runs)
     return 0 if recorded is None else _compare(described, recorded)
@@ -121,10 +120,10 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
     return recorded
 
 
-def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
+def _plan(given: argparse.Namespace, found: Sequence[Photograph]) -> report.Plan:
     """What is to be done: for a check, what was done for the record."""
     path = given.results / f"{_RECORD}.json"
-    pixels = digest(bodies)
+    pixels = digest(found)
     if given.check and path.is_file():
         return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": pixels}))
     if given.quick:
@@ -132,12 +131,16 @@ def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
     return report.Plan(given.rounds, given.turns, given.seconds, given.clients, pixels)
 
 
-def digest(bodies: Sequence[bytes]) -> str:
-    """Hash the pixels: the same drawing may be compressed differently elsewhere."""
-    found = hashlib.sha256()
-    for body in bodies:
-        found.update(Image.open(io.BytesIO(body)).convert("RGB").tobytes())
-    return found.hexdigest()[:16]
+def digest(found: Sequence[Photograph]) -> str:
+    """Hash the pixels: the same drawing may be compressed differently elsewhere.
+
+    Raises:
+        SystemExit: one cannot be decoded.
+    """
+    pixels = hashlib.sha256()
+    for photograph in found:
+        pixels.update(pictures.decoded(photograph).tobytes())
+    return pixels.hexdigest()[:16]
 
 
 def _several(text: str) -> int:
@@ -157,12 +160,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--check", action="store_true", help="status 1 where it is worse than that")
     parser.add_argument("--runs", type=_several, default=4, help="for --record, 3 or more")
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
-    parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
-    parser.add_argument("--rounds", type=int, default=300, help="for one client")
-    parser.add_argument("--turns", type=int, default=3, help="of each contender, at saturation")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
+    parser.add_argument("--rounds", type=count, default=300, help="for one client")
+    parser.add_argument("--turns", type=count, default=3, help="of each contender, at saturation")
+    parser.add_argument("--seconds", type=amount, default=5.0, help="of a turn")
     cores = machine.usable_cores()
-    parser.add_argument("--clients", type=int, default=3 * cores, help="at saturation (3 a core)")
+    parser.add_argument("--clients", type=count, default=3 * cores, help="at saturation (3 a core)")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     weights = Path("export/weights/hemavision.keras")
     parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="Flask's")

@@ -9,6 +9,7 @@ from loadtest import machine, tables
 from loadtest.bench import BASELINE, gate, goals, report
 from loadtest.bench.__main__ import digest, main
 from loadtest.bench.outcome import MEASURES, Turn
+from loadtest.photographs import Photograph
 
 CONTENDERS = (
     "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay png",
@@ -63,7 +64,7 @@ def record(results: Path, factor: float, photographs: str, **facts: object) -> N
 def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tmp_path, capsys):
     """Every contender has every figure; against a record a hundred times faster, status 1."""
     results = tmp_path / "results"
-    record(results, 0.01, digest([jpeg]))
+    record(results, 0.01, digest([Photograph("cell.jpg", jpeg, "samples")]))
     assert main([*options, "--check"]) == 1
     said = capsys.readouterr().out
     assert "WORSE: gateway overlay, p50, ms: " in said
@@ -104,7 +105,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 def test_a_record_of_other_contenders_is_refused(options, jpeg, tmp_path, capsys):
     """One was renamed since: status 2, and both its names are told."""
     path = tmp_path / "results/bench.json"
-    record(tmp_path / "results", 1.0, digest([jpeg]))
+    record(tmp_path / "results", 1.0, digest([Photograph("cell.jpg", jpeg, "samples")]))
     path.write_text(path.read_text().replace("gateway overlay png", "gateway overlay jpeg"))
     with pytest.raises(SystemExit) as refused:
         main([*options, "--check"])
@@ -134,6 +135,26 @@ def test_what_is_missing_is_told_with_status_2(missing, told, options, samples, 
         main([*options, *changed[missing]])
     assert refused.value.code == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--turns", "--clients", "--most", "--seconds"])
+def test_nothing_cannot_be_measured(option, options, capsys):
+    """None of something is refused by its option's name, before anything starts."""
+    with pytest.raises(SystemExit) as refused:
+        main([*options, option, "0"])
+    assert refused.value.code == 2
+    assert f"argument {option}: '0' is no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut off"])
+def test_what_is_no_picture_is_named(body, options, samples, capsys):
+    """A broken file among the photographs is refused, not a traceback."""
+    (samples / "broken.jpg").write_bytes(body)
+    with pytest.raises(SystemExit) as refused:
+        main(options)
+    assert refused.value.code == 2
+    told = capsys.readouterr().err
+    assert told == "samples/broken.jpg is no picture that can be decoded.\n"
 
 
 @pytest.mark.parametrize("runs", ["1", "2", "-3", "many"])

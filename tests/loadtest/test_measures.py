@@ -27,7 +27,18 @@ def test_codecs_are_compared_on_every_size(samples, tmp_path, capsys):
     assert {row["side"] for row in rows} == {"256", "360", "640", "2048"}
     for stage in ("decode", "resize", "encode"):
         assert f"| {stage}: median ms" in printed
+    (header,) = (line for line in printed.splitlines() if "encode" in line)
+    assert all(len(line) == len(header) for line in printed.split(header)[1].split("\n")[1:3])
     assert {row["result"] for row in rows if row["contender"] == "bilinear"} == {"0"}
+
+
+def test_codecs_refuse_what_is_no_picture(samples, capsys):
+    """With the file's name."""
+    (samples / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as refused:
+        codecs.main([str(samples)])
+    assert refused.value.code == 2
+    assert "/broken.jpg is no picture" in capsys.readouterr().err
 
 
 def test_the_contenders_png_is_one():
