@@ -4,6 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
 URL ?= http://127.0.0.1:8080
+PRICE ?= 0.04
 
 .PHONY: run test lint bench bench-check bench-record loadtest protos lock clean
 
@@ -27,7 +28,7 @@ bench-check: .venv/model  ## the same; status 1 where it became slower than reco
 
 bench-record: .venv/model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
 	$(BIN)/python -m loadtest.bench --record
-	$(BIN)/python -m loadtest.capacity --record
+	$(BIN)/python -m loadtest.capacity --record --price-per-core-hour $(PRICE)
 	$(BIN)/python -m loadtest.fleet --record
 
 .venv/model: .venv/dev

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loadtest import photographs
+from loadtest import photographs, pictures, tables
 from loadtest.arguments import count
 
 _SIDES = (256, 360, 640, 2048)
@@ -67,12 +67,12 @@ class Time:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print the tables."""
     given = _parser().parse_args(arguments)
-    pictures = [_picture(body) for body in photographs.read(given.folder, given.most)]
+    chosen = [pictures.decoded(one) for one in photographs.named(given.folder, given.most)]
     times = [
         one
         for number in range(-1, given.rounds)
         for side in _SIDES
-        for picture in pictures
+        for picture in chosen
         for one in _measured(_enlarged(picture, side), side, number)
         if number >= 0  # the first round warms up
     ]
@@ -182,11 +182,6 @@ def _difference(made: NDArray[np.uint8], trained_on: NDArray[np.uint8]) -> int:
     return int(np.abs(seen.astype(int) - trained_on).max())
 
 
-def _picture(body: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(body)) as file:
-        return file.convert("RGB")
-
-
 def _enlarged(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     size = tuple(round(scale * length) for length in picture.size)
@@ -201,14 +196,12 @@ def _tables(times: list[Time]) -> str:
 def _table(times: list[Time]) -> str:
     stage = times[0].stage
     result = "kB" if stage == "encode" else "largest difference of the model's input, of 255"
-    lines = [
-        f"| {stage}: median ms; {result} | {' | '.join(f'{side} px' for side in _SIDES)} |",
-        "|---" * (1 + len(_SIDES)) + "|",
+    rows = [
+        [name, *(_cell([t for t in times if (t.contender, t.side) == (name, s)]) for s in _SIDES)]
+        for name in dict.fromkeys(one.contender for one in times)
     ]
-    for name in dict.fromkeys(one.contender for one in times):
-        cells = (_cell([t for t in times if (t.contender, t.side) == (name, s)]) for s in _SIDES)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    header = [f"{stage}: median ms; {result}", *(f"{side} px" for side in _SIDES)]
+    return tables.markdown(header, rows)
 
 
 def _cell(times: list[Time]) -> str:

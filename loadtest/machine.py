@@ -18,7 +18,8 @@ _FLAGS = {
 """The instruction sets that TensorFlow chooses its kernels by, on x86-64 and on ARM."""
 
 _PACKAGES = (
-    "tensorflow", "keras", "numpy", "grpcio", "aiohttp", "pillow", "flask", "fastapi", "uvicorn",
+    "tensorflow", "keras", "numpy", "grpcio", "protobuf", "aiohttp", "pillow", "matplotlib",
+    "flask", "werkzeug", "fastapi", "uvicorn", "uvloop",
 )  # fmt: skip
 
 

@@ -21,24 +21,22 @@ METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 _SIZE = 224  # pixels
 _MODEL = b"hemavision"
-_OUTPUTS = (b"probabilities", b"cam", b"cam_fine")
+_OUTPUTS = (b"probabilities", b"unfamiliarity", b"cam", b"cam_fine")
 _UINT8, _INT32 = 4, 3  # DataType
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
-def request(photograph: bytes) -> bytes:
-    """Serialise the PredictRequest that a gateway sends for one photograph and its heat map."""
+def request(photograph: bytes, explained: bool = True) -> bytes:
+    """Serialise the PredictRequest that a gateway sends for one photograph, with its heat map."""
     picture = Image.open(io.BytesIO(photograph)).convert("RGB")
     pixels = np.asarray(picture.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR))[np.newaxis]
-    predicted = np.array([-1], np.int32)
-    return b"".join(
-        [
-            _field(1, _field(1, _MODEL) + _field(3, b"gradcam")),
-            _field(2, _field(1, b"images") + _field(2, _tensor(pixels, _UINT8))),
-            _field(2, _field(1, b"class_index") + _field(2, _tensor(predicted, _INT32))),
-            *(_field(3, output) for output in _OUTPUTS),
-        ]
-    )
+    images = _field(2, _field(1, b"images") + _field(2, _tensor(pixels, _UINT8)))
+    if not explained:
+        return _spec(b"serving_default") + images
+    predicted = _tensor(np.array([-1], np.int32), _INT32)
+    explanation = _field(2, _field(1, b"class_index") + _field(2, predicted))
+    outputs = b"".join(_field(3, output) for output in _OUTPUTS)
+    return _spec(b"gradcam") + images + explanation + outputs
 
 
 def probabilities(response: bytes) -> NDArray[np.float32]:
@@ -53,6 +51,10 @@ def probabilities(response: bytes) -> NDArray[np.float32]:
             (tensor,) = _all(output, 2)
             return np.frombuffer(b"".join([*_all(tensor, 4), *_all(tensor, 5)]), "<f4")
     raise ValueError("a PredictResponse without probabilities")
+
+
+def _spec(signature: bytes) -> bytes:
+    return _field(1, _field(1, _MODEL) + _field(3, signature))
 
 
 def _tensor(array: NDArray[np.generic], dtype: int) -> bytes:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from loadtest import machine, photographs, tables
-from loadtest.bench import BASELINE, contenders, gate, outcome, plots, report, rounds
+from loadtest import machine, photographs, pictures, tables
+from loadtest.arguments import amount, count
+from loadtest.bench import BASELINE, contenders, gate, goals, outcome, plots, report, rounds
+from loadtest.photographs import Photograph
 from loadtest.refusal import refuse
 
 _RESULTS = Path("loadtest/results")
@@ -31,24 +30,29 @@ _LINKS = """[Record](results/bench.json), [every time](results/bench-times.csv),
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; with --check, status 1 where a ratio is worse than its noise explains."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, given.most)
-    plan, here = _plan(given, bodies), machine.facts()
+    found = photographs.named(given.photographs, given.most)
+    plan, here = _plan(given, found), machine.facts()
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(machine.sentence(here))
-    runs, ours = _runs(given, plan, bodies)
+    runs, ours = _runs(given, plan, [one.body for one in found], recorded)
     described = report.record(runs, plan, here, ours)
     _keep(given, described, runs)
     return 0 if recorded is None else _compare(described, recorded)
 
 
 def _runs(
-    given: argparse.Namespace, plan: report.Plan, bodies: list[bytes]
+    given: argparse.Namespace,
+    plan: report.Plan,
+    bodies: list[bytes],
+    recorded: dict[str, Any] | None,
 ) -> tuple[list[report.Run], set[str]]:
     """Make the runs, each with all processes started anew; return also which are ours."""
     runs, ours = [], set()
     for _ in range(given.runs if given.record else 1):
         with contenders.running(bodies, given.models, given.weights) as found:
             ours = {contender.name for contender in found if contender.ours}
+            if recorded is not None:
+                _check_contenders({contender.name for contender in found}, recorded)
             rounds.check_agreement(found, len(bodies))
             times = rounds.interleaved(found, plan.rounds, len(bodies))
             turns = rounds.saturated(found, plan.turns, plan.clients, plan.seconds, len(bodies))
@@ -56,28 +60,40 @@ def _runs(
     return runs, ours
 
 
+def _check_contenders(found: set[str], recorded: dict[str, Any]) -> None:
+    """Make sure that these are who was recorded.
+
+    Raises:
+        SystemExit: they are not; the sentence names who is missing or new.
+    """
+    if differing := sorted(found ^ set(recorded["figures"][0])):
+        refuse(
+            f"The record is of other contenders ({', '.join(differing)}): `make bench-record` "
+            "records these."
+        )
+
+
 def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[report.Run]) -> None:
     name = _RECORD if given.record else _LATEST
     report.write(given.results, name, described, runs)
     plots.draw(given.results, name, described, runs)
-    table = report.table(described)
-    print(f"\n{table}\n\n{_refusals(runs)}every time: {given.results / name}-times.csv")
+    table = f"{report.table(described)}\n\n{goals.told(described)}"
     if given.record:
+        table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
+    print(f"\n{table}\n\nevery time: {given.results / name}-times.csv")
+    if given.record and given.results == _RESULTS:  # the README refers to these files
         tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
-
-
-def _refusals(runs: Sequence[report.Run]) -> str:
-    refused = {t.contender: t.refused for run in runs for t in run.turns if t.refused}
-    return f"refused at saturation: {refused}\n" if refused else ""
 
 
 def _compare(described: dict[str, Any], recorded: dict[str, Any]) -> int:
     ratios = described["ratios"][0]
-    found = gate.deviations(ratios, report.recorded_bands(recorded), set(described["ours"]))
+    bands = report.recorded_bands(recorded)
+    found = gate.deviations(ratios, bands)
     for deviation in found:
         print(deviation)
     worse = sum(deviation.worse for deviation in found)
-    compared = (len(ratios) - 1) * len(outcome.MEASURES)
+    print(report.told(bands))
+    compared = len(bands) * len(outcome.MEASURES)
     better = len(found) - worse
     print(f"{compared} ratios to {BASELINE}: {worse} worse than recorded, {better} better.")
     return 1 if worse else 0
@@ -104,10 +120,10 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
     return recorded
 
 
-def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
+def _plan(given: argparse.Namespace, found: Sequence[Photograph]) -> report.Plan:
     """What is to be done: for a check, what was done for the record."""
     path = given.results / f"{_RECORD}.json"
-    pixels = digest(bodies)
+    pixels = digest(found)
     if given.check and path.is_file():
         return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": pixels}))
     if given.quick:
@@ -115,17 +131,21 @@ def _plan(given: argparse.Namespace, bodies: Sequence[bytes]) -> report.Plan:
     return report.Plan(given.rounds, given.turns, given.seconds, given.clients, pixels)
 
 
-def digest(bodies: Sequence[bytes]) -> str:
-    """Hash the pixels: the same drawing may be compressed differently elsewhere."""
-    found = hashlib.sha256()
-    for body in bodies:
-        found.update(Image.open(io.BytesIO(body)).convert("RGB").tobytes())
-    return found.hexdigest()[:16]
+def digest(found: Sequence[Photograph]) -> str:
+    """Hash the pixels: the same drawing may be compressed differently elsewhere.
+
+    Raises:
+        SystemExit: one cannot be decoded.
+    """
+    pixels = hashlib.sha256()
+    for photograph in found:
+        pixels.update(pictures.decoded(photograph).tobytes())
+    return pixels.hexdigest()[:16]
 
 
 def _several(text: str) -> int:
-    if int(text) < 2:
-        raise argparse.ArgumentTypeError("one run shows no noise: 2 or more")
+    if not text.isdecimal() or int(text) < gate.FEWEST_RUNS:
+        raise argparse.ArgumentTypeError(f"fewer hardly show the noise: {gate.FEWEST_RUNS} or more")
     return int(text)
 
 
@@ -138,14 +158,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--quick", action="store_true", help="a minute, for a first look")
     what.add_argument("--record", action="store_true", help="several runs, to check against")
     what.add_argument("--check", action="store_true", help="status 1 where it is worse than that")
-    parser.add_argument("--runs", type=_several, default=5, help="for --record, 2 or more")
+    parser.add_argument("--runs", type=_several, default=4, help="for --record, 3 or more")
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
-    parser.add_argument("--most", type=int, default=100, help="photographs taken from DIR")
-    parser.add_argument("--rounds", type=int, default=300, help="for one client")
-    parser.add_argument("--turns", type=int, default=3, help="of each contender, at saturation")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
+    parser.add_argument("--rounds", type=count, default=300, help="for one client")
+    parser.add_argument("--turns", type=count, default=3, help="of each contender, at saturation")
+    parser.add_argument("--seconds", type=amount, default=5.0, help="of a turn")
     cores = machine.usable_cores()
-    parser.add_argument("--clients", type=int, default=3 * cores, help="at saturation (3 a core)")
+    parser.add_argument("--clients", type=count, default=3 * cores, help="at saturation (3 a core)")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     weights = Path("export/weights/hemavision.keras")
     parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="Flask's")

@@ -1,14 +1,22 @@
 """Has anything become slower? Ratios against recorded ones, within their measured noise. Pure.
 
 The noise is that between whole runs, each with all processes started anew. A ratio's band is a
-prediction interval: with m and s the mean and the standard deviation of the logarithms of a
-ratio in k recorded runs, the logarithm of one more run's ratio lies in
+prediction interval: with m the mean of the logarithms of a ratio in k recorded runs, and s the
+standard deviation of one measure's, pooled over the n contenders, the logarithm of one more run's
+ratio lies in
 
     m +/- t * s * sqrt(1 + 1/k)
 
-with t Student's quantile of k - 1 degrees of freedom (G. Hahn and W. Meeker, *Statistical
-Intervals*, 1991, 4.2). t is chosen so that a run without any change has all of its ratios inside
-with 95 %: each of n ratios may fall outside with 5 %/n (Bonferroni).
+with t a quantile of Student's (G. Hahn and W. Meeker, *Statistical Intervals*, 1991, 4.2). Each of
+all ratios may lie on the worse side of its band with 5 % over their number (Bonferroni), so that
+an unchanged service is called worse in at most 1 run of 20, and better as seldom.
+
+Ratios of a run share the baseline's noise. Where all contenders are equally noisy, each two of
+them are correlated by 1/2, and s has not n (k - 1) degrees of freedom but
+
+    n^2 (k - 1) / sum of the correlations' squares = 4 n (k - 1) / (n + 3)
+
+(F. Satterthwaite, *Biometrics Bulletin* 2, 1946).
 
 Ratios carry over to other machines of the same build; which ones that are, ``differences`` says.
 """
@@ -16,19 +24,23 @@ Ratios carry over to other machines of the same build; which ones that are, ``di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from loadtest.bench import BASELINE
+from loadtest.bench import BASELINE, WITNESS
 from loadtest.bench.outcome import MEASURES, MORE_IS_BETTER, Figures
 from loadtest.machine import Machine
 
 _FALSE_ALARMS = 0.05
-"""Share of unchanged runs in which any ratio may lie outside its band."""
+"""Share of unchanged runs in which any ratio may lie on the worse side of its band."""
 
-_NEEDED = ("architecture", "flags", "cores")
-_NEEDED_PACKAGES = ("tensorflow",)
+FEWEST_RUNS = 3
+"""That a record is made of: two hardly tell what the noise is."""
+
+_NEEDED = ("architecture", "flags", "cores", "python")
 
 
 class Band(NamedTuple):
@@ -61,27 +73,48 @@ class Deviation(NamedTuple):
         )
 
 
-def bands(repetitions: Sequence[Figures]) -> Bands:
-    """Return the band of every ratio but the baseline's own, from the ratios of k >= 2 runs."""
-    names = [name for name in repetitions[0] if name != BASELINE]
-    t = student_t(_FALSE_ALARMS / (len(names) * len(MEASURES)), len(repetitions) - 1)
+def bands(repetitions: Sequence[Figures], ours: set[str]) -> Bands:
+    """Return the band of every ratio that is judged, from ``FEWEST_RUNS`` runs or more.
+
+    These are ours but the baseline's own, and the witness's.
+    """
+    names = [name for name in repetitions[0] if name in {*ours, WITNESS} - {BASELINE}]
+    of_measures = {
+        measure: _bands(
+            np.log([[run[name][measure] for name in names] for run in repetitions]),
+            _FALSE_ALARMS / (len(names) * len(MEASURES)),
+        )
+        for measure in MEASURES
+    }
     return {
-        name: {
-            measure: _band([run[name][measure] for run in repetitions], t) for measure in MEASURES
-        }
-        for name in names
+        name: {measure: found[number] for measure, found in of_measures.items()}
+        for number, name in enumerate(names)
     }
 
 
-def _band(observed: Sequence[float], t: float) -> Band:
-    logs = np.log(observed)
-    middle = float(logs.mean())
-    reach = t * float(logs.std(ddof=1)) * (1 + 1 / len(logs)) ** 0.5
-    low, value, high = np.exp([middle - reach, middle, middle + reach])
-    return Band(float(low), float(value), float(high))
+def _bands(logs: NDArray[np.float64], worse: float) -> list[Band]:
+    """Return a band for each contender, from one measure's logarithms, [runs, contenders]."""
+    runs, contenders = logs.shape
+    degrees = 4 * contenders * (runs - 1) / (contenders + 3)
+    pooled = float(logs.var(axis=0, ddof=1).mean()) ** 0.5
+    reach = student_t(2 * worse, degrees) * pooled * (1 + 1 / runs) ** 0.5
+    return [
+        Band(*(float(edge) for edge in np.exp([middle - reach, middle, middle + reach])))
+        for middle in logs.mean(axis=0)
+    ]
 
 
-def student_t(outside: float, degrees: int) -> float:
+def smallest(recorded: Bands) -> dict[str, float]:
+    """Return for each measure the smallest change for the worse that is told, as a share."""
+    of_one = next(iter(recorded.values()))  # pooled: all contenders' reach as far
+    return {
+        measure: abs((band.low if measure in MORE_IS_BETTER else band.high) / band.value - 1)
+        for measure, band in of_one.items()
+    }
+
+
+@cache
+def student_t(outside: float, degrees: float) -> float:
     """Return t with P(T < -t or T > t) = ``outside`` for Student's T with ``degrees`` of freedom.
 
     With T = sqrt(degrees) tan(a), the density of the angle a is proportional to
@@ -97,18 +130,18 @@ def student_t(outside: float, degrees: int) -> float:
     return float(degrees**0.5 * np.tan(angle))
 
 
-def deviations(measured: Figures, recorded: Bands, ours: set[str]) -> list[Deviation]:
+def deviations(measured: Figures, recorded: Bands) -> list[Deviation]:
     """Return every ratio outside its band.
 
-    What is not ours is as fast as ever: where it comes nearer to the baseline, it is the model
-    server that has become slower, so for these the nearer is the worse.
+    The witness is as fast as ever: where it comes nearer to the baseline, it is the model server
+    that has become slower, so for it the nearer is the worse.
     """
     found = []
     for name, of_one in recorded.items():
         for measure, band in of_one.items():
             ratio = measured[name][measure]
             if not band.low <= ratio <= band.high:
-                less_is_worse = (measure in MORE_IS_BETTER) == (name in ours)
+                less_is_worse = (measure in MORE_IS_BETTER) == (name != WITNESS)
                 worse = (ratio < band.low) == less_is_worse
                 found.append(Deviation(name, measure, ratio, band, worse))
     return found
@@ -118,12 +151,14 @@ def differences(here: Machine, there: Machine) -> list[str]:
     """Say in which facts two machines differ so that their ratios are not comparable.
 
     These are what decides between which kernels TensorFlow chooses and how many run at once:
-    architecture, instruction sets, cores and TensorFlow's version. A faster clock, more memory
-    or another kernel changes all contenders alike.
+    architecture, instruction sets and cores; and the versions of Python and of each package,
+    each of which some contenders use and others do not. A faster clock, more memory or another
+    kernel changes all contenders alike.
     """
     pairs: list[tuple[str, Any, Any]] = [(name, here[name], there[name]) for name in _NEEDED]  # type: ignore[literal-required]
     pairs += [
-        (name, here["packages"].get(name), there["packages"].get(name)) for name in _NEEDED_PACKAGES
+        (name, here["packages"].get(name, "not installed"), there["packages"].get(name, "not told"))
+        for name in sorted({*here["packages"], *there["packages"]})
     ]
     return [
         f"{name} is {_shown(this)} here and {_shown(that)} there"

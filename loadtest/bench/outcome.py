@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,14 @@ class Turn:
 def figures(times: Mapping[str, Sequence[float]], turns: Sequence[Turn]) -> Figures:
     """Summarise a run, in the units of ``MEASURES``; over the turns, sums and the highest."""
     return {name: _latency(times[name]) | _cost(name, turns) for name in times}
+
+
+def refusals(turns: Iterable[Turn]) -> dict[str, int]:
+    """Count each contender's, over all turns."""
+    counted: Counter[str] = Counter()
+    for turn in turns:
+        counted[turn.contender] += turn.refused
+    return dict(counted)
 
 
 def ratios(measured: Figures) -> Figures:

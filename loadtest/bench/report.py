@@ -11,8 +11,8 @@ from typing import Any
 
 from loadtest import tables
 from loadtest.bench import BASELINE
-from loadtest.bench.gate import Band, Bands, bands
-from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios
+from loadtest.bench.gate import FEWEST_RUNS, Band, Bands, bands, smallest
+from loadtest.bench.outcome import MEASURES, Figures, Turn, figures, plain, ratios, refusals
 from loadtest.machine import Machine
 
 
@@ -44,7 +44,7 @@ class Run:
 
 
 def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) -> dict[str, Any]:
-    """Describe the runs; with two or more, the bands between which one more is expected."""
+    """Describe the runs; with enough of them, the bands between which one more is expected."""
     of_runs = [plain(ratios(run.figures)) for run in runs]
     described: dict[str, Any] = {
         "made": "python -m loadtest.bench" + (" --record" if len(runs) > 1 else ""),
@@ -53,9 +53,10 @@ def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) ->
         "ours": sorted(ours),
         "figures": [plain(run.figures) for run in runs],
         "ratios": of_runs,
+        "refused": refusals(turn for run in runs for turn in run.turns),
     }
-    if len(runs) > 1:
-        described["bands"] = bands(of_runs)
+    if len(runs) >= FEWEST_RUNS:
+        described["bands"] = bands(of_runs, ours)
     return described
 
 
@@ -96,19 +97,32 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 
 def table(described: dict[str, Any]) -> str:
-    """Draw the ratios, with the runs' lowest and highest; then what the baseline's 1 stands for."""
+    """Draw the ratios, with the runs' lowest and highest, and how many were refused at saturation.
+
+    What the baseline's 1 stands for is below.
+    """
     of_runs: list[Figures] = described["ratios"]
     rows = [
-        [name, *(_spread([run[name][measure] for run in of_runs]) for measure in MEASURES)]
+        [
+            name,
+            *(_spread([run[name][measure] for run in of_runs]) for measure in MEASURES),
+            str(described["refused"][name]),
+        ]
         for name in of_runs[0]
     ]
-    drawn = tables.markdown(["", *MEASURES], rows)
+    drawn = tables.markdown(["", *MEASURES, "refused"], rows)
     base = [run[BASELINE] for run in described["figures"]]
     units = "; ".join(
         f"{unit} {_middle([run[measure] for run in base]):.3g}"
         for measure, unit in MEASURES.items()
     )
     return f"{drawn}\n\n1.00 is {BASELINE}: {units}."
+
+
+def told(recorded: Bands) -> str:
+    """Say how large a change for the worse must be for a check to tell it."""
+    each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in smallest(recorded).items())
+    return f"The smallest change for the worse that a check tells: {each}."
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest import arrivals, machine, processes, sender
-from loadtest.bench import contenders, requests, rounds
+from loadtest import arrivals, machine, predict, processes, sender
+from loadtest.bench import contenders, rounds
 from loadtest.gates import percentile
 from loadtest.refusal import refuse
 from loadtest.sender import Exchange
@@ -143,7 +143,7 @@ def _saturated(
         model_server=of_server,
         received=float(np.mean([len(body) for body in bodies])),
         sent=reply_bytes,
-        internal=float(len(requests.predict_request(bodies[0], "gradcam"))),
+        internal=float(len(predict.request(bodies[0]))),
     )
 
 

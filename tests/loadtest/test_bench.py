@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from loadtest import machine, tables
-from loadtest.bench import BASELINE, gate, report
+from loadtest.bench import BASELINE, gate, goals, report
 from loadtest.bench.__main__ import digest, main
 from loadtest.bench.outcome import MEASURES, Turn
+from loadtest.photographs import Photograph
 
 CONTENDERS = (
     "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay png",
@@ -42,13 +43,13 @@ def options(samples, tiny_models, weights, tmp_path) -> list[str]:
 
 
 def invented_runs(factor: float) -> list[report.Run]:
-    """Two runs in which all contenders take the same, and those of ours ``factor`` times it."""
+    """Three runs in which all contenders take the same, and those of ours ``factor`` times it."""
     return [
         report.Run(
             {name: [10.0 * (1 if name == BASELINE else factor) * near] * 3 for name in CONTENDERS},
             [Turn(0, name, 1.0, 100, 0, 1.0, 10**9) for name in CONTENDERS],
         )
-        for near in (1.0, 1.01)
+        for near in (0.99, 1.0, 1.01)
     ]
 
 
@@ -63,13 +64,16 @@ def record(results: Path, factor: float, photographs: str, **facts: object) -> N
 def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tmp_path, capsys):
     """Every contender has every figure; against a record a hundred times faster, status 1."""
     results = tmp_path / "results"
-    record(results, 0.01, digest([jpeg]))
+    record(results, 0.01, digest([Photograph("cell.jpg", jpeg, "samples")]))
     assert main([*options, "--check"]) == 1
     said = capsys.readouterr().out
     assert "WORSE: gateway overlay, p50, ms: " in said
     assert " worse than recorded, " in said
+    assert "a check tells: p50 " in said
+    assert "gateway overlay's p50 at most 1.2 times bare gradcam's: " in said
     latest = json.loads((results / "latest.json").read_text())
     assert tuple(latest["figures"][0]) == CONTENDERS
+    assert latest["refused"] == dict.fromkeys(CONTENDERS, 0)
     for of_one in latest["figures"][0].values():
         assert list(of_one) == list(MEASURES)
         assert all(figure > 0 for figure in of_one.values())
@@ -83,6 +87,7 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     ("facts", "photographs", "told"),
     [
         ({"cores": 1000}, None, "cores is"),
+        ({"packages": {"tensorflow": "1"}}, None, "tensorflow is"),
         ({}, "others", "the photographs are others"),
     ],
 )
@@ -95,6 +100,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
         main([*options, "--check"])
     assert refused.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_record_of_other_contenders_is_refused(options, jpeg, tmp_path, capsys):
+    """One was renamed since: status 2, and both its names are told."""
+    path = tmp_path / "results/bench.json"
+    record(tmp_path / "results", 1.0, digest([Photograph("cell.jpg", jpeg, "samples")]))
+    path.write_text(path.read_text().replace("gateway overlay png", "gateway overlay jpeg"))
+    with pytest.raises(SystemExit) as refused:
+        main([*options, "--check"])
+    assert refused.value.code == 2
+    assert "(gateway overlay jpeg, gateway overlay png)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -121,20 +137,43 @@ def test_what_is_missing_is_told_with_status_2(missing, told, options, samples, 
     assert told in capsys.readouterr().err
 
 
-def test_one_run_is_no_record(options, capsys):
+@pytest.mark.parametrize("option", ["--rounds", "--turns", "--clients", "--most", "--seconds"])
+def test_nothing_cannot_be_measured(option, options, capsys):
+    """None of something is refused by its option's name, before anything starts."""
+    with pytest.raises(SystemExit) as refused:
+        main([*options, option, "0"])
+    assert refused.value.code == 2
+    assert f"argument {option}: '0' is no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut off"])
+def test_what_is_no_picture_is_named(body, options, samples, capsys):
+    """A broken file among the photographs is refused, not a traceback."""
+    (samples / "broken.jpg").write_bytes(body)
+    with pytest.raises(SystemExit) as refused:
+        main(options)
+    assert refused.value.code == 2
+    told = capsys.readouterr().err
+    assert told == "samples/broken.jpg is no picture that can be decoded.\n"
+
+
+@pytest.mark.parametrize("runs", ["1", "2", "-3", "many"])
+def test_one_run_is_no_record(runs, options, capsys):
     """Noise shows between runs."""
     with pytest.raises(SystemExit) as refused:
-        main([*options, "--record", "--runs", "1"])
+        main([*options, "--record", "--runs", runs])
     assert refused.value.code == 2
-    assert "2 or more" in capsys.readouterr().err
+    assert "3 or more" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="none yet: make bench-record")
 def test_the_readme_has_the_record():
     """Its table is the one that the record gives, and its bands are those of its ratios."""
     recorded = json.loads(RECORD.read_text())
-    assert report.table(recorded) in tables.README.read_text()
-    again = gate.bands(recorded["ratios"])
+    readme = tables.README.read_text()
+    assert report.table(recorded) in readme
+    assert goals.told(recorded) in readme
+    again = gate.bands(recorded["ratios"], set(recorded["ours"]))
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
             assert band == pytest.approx(again[name][measure])

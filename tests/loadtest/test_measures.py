@@ -27,7 +27,18 @@ def test_codecs_are_compared_on_every_size(samples, tmp_path, capsys):
     assert {row["side"] for row in rows} == {"256", "360", "640", "2048"}
     for stage in ("decode", "resize", "encode"):
         assert f"| {stage}: median ms" in printed
+    (header,) = (line for line in printed.splitlines() if "encode" in line)
+    assert all(len(line) == len(header) for line in printed.split(header)[1].split("\n")[1:3])
     assert {row["result"] for row in rows if row["contender"] == "bilinear"} == {"0"}
+
+
+def test_codecs_refuse_what_is_no_picture(samples, capsys):
+    """With the file's name."""
+    (samples / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as refused:
+        codecs.main([str(samples)])
+    assert refused.value.code == 2
+    assert "/broken.jpg is no picture" in capsys.readouterr().err
 
 
 def test_the_contenders_png_is_one():
@@ -47,12 +58,37 @@ def test_the_footprint_is_told_and_judged(samples, tiny_models, tmp_path, capsys
         rows = list(csv.DictReader(file))
     assert [row["number"] for row in rows if row["what"] == "memory MB"][-1] == "20"
     assert all(float(row["value"]) > 0 for row in rows)
+    memory = [float(row["value"]) for row in rows if row["what"] == "memory MB"]
+    (highest,) = (float(row["value"]) for row in rows if row["what"] == "highest memory MB")
+    assert highest >= max(memory)
     assert status in (0, 1)  # how quick this machine is today is not this test's
 
 
 def test_too_slow_or_too_large_is_not_kept():
     """Each limit counts by itself."""
-    assert footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 91.0})
-    assert not footprint._kept([2.0], {0: 80.0, 10: 90.0, 20: 91.0})
-    assert not footprint._kept([1.0], {0: 80.0, 10: 151.0, 20: 151.0})
-    assert not footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 97.0})
+    assert footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 91.0}, 92.0)
+    assert not footprint._kept([2.0], {0: 80.0, 10: 90.0, 20: 91.0}, 92.0)
+    assert not footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 91.0}, 151.0)
+    assert not footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 97.0}, 98.0)
+
+
+def test_a_gateway_that_does_not_become_ready_is_refused(unready, capsys):
+    """With what it answered, when the time is over; one that is ready is not waited for."""
+    with pytest.raises(SystemExit) as refused:
+        footprint.wait_until_ready(unready, deadline=0.0)
+    assert refused.value.code == 2
+    assert "/readyz answered 503: " in capsys.readouterr().err
+
+
+def test_a_gateway_that_is_ready_is_found_so(gateway):
+    """However late it is asked."""
+    footprint.wait_until_ready(gateway, deadline=0.0)
+
+
+def test_the_footprint_refuses_what_is_no_picture(tmp_path, capsys):
+    """Before anything is started."""
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as refused:
+        footprint.main(["--photographs", str(tmp_path)])
+    assert refused.value.code == 2
+    assert "/broken.jpg is no picture" in capsys.readouterr().err

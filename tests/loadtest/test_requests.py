@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gateway import contract
 from loadtest import answers, predict, requests
 from loadtest.photographs import Photograph
 from loadtest.requests import Reply
@@ -110,13 +111,18 @@ def test_a_predict_request_is_what_the_official_messages_read(jpeg):
     from tensorflow_serving.apis import predict_pb2
 
     message = predict_pb2.PredictRequest.FromString(predict.request(jpeg))
-    assert message.model_spec.name == "hemavision"
-    assert message.model_spec.signature_name == "gradcam"
-    assert list(message.output_filter) == ["probabilities", "cam", "cam_fine"]
+    assert message.model_spec.name == contract.MODEL_NAME
+    assert message.model_spec.signature_name == contract.GRADCAM_SIGNATURE
+    assert tuple(message.output_filter) == contract.EXPLANATION  # no less than the gateway asks
     images = make_ndarray(message.inputs["images"])
     assert images.shape == (1, 224, 224, 3)
     assert images.dtype == np.uint8
-    assert make_ndarray(message.inputs["class_index"]).tolist() == [-1]
+    assert make_ndarray(message.inputs["class_index"]).tolist() == [contract.PREDICTED_CLASS]
+    alone = predict_pb2.PredictRequest.FromString(predict.request(jpeg, explained=False))
+    assert alone.model_spec.signature_name == contract.PREDICT_SIGNATURE
+    assert alone.inputs["images"] == message.inputs["images"]
+    assert list(alone.inputs) == ["images"]
+    assert not alone.output_filter
 
 
 def test_a_model_server_answers_it(model_server, jpeg):
