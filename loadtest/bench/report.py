@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from loadtest import tables
@@ -113,8 +114,7 @@ def table(described: dict[str, Any]) -> str:
     drawn = tables.markdown(["", *MEASURES, "refused"], rows)
     base = [run[BASELINE] for run in described["figures"]]
     units = "; ".join(
-        f"{unit} {_middle([run[measure] for run in base]):.3g}"
-        for measure, unit in MEASURES.items()
+        f"{unit} {median([run[measure] for run in base]):.3g}" for measure, unit in MEASURES.items()
     )
     return f"{drawn}\n\n1.00 is {BASELINE}: {units}."
 
@@ -126,9 +126,5 @@ def told(recorded: Bands) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    middle = f"{_middle(values):.2f}"
+    middle = f"{median(values):.2f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]

@@ -166,7 +166,6 @@ def test_one_run_is_no_record(runs, options, capsys):
     assert "3 or more" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not RECORD.exists(), reason="none yet: make bench-record")
 def test_the_readme_has_the_record():
     """Its table is the one that the record gives, and its bands are those of its ratios."""
     recorded = json.loads(RECORD.read_text())
