@@ -267,7 +267,7 @@ async def test_nobody_waits_longer_than_the_target_for_the_canary(gateway, jpeg,
     reply = await classified(client, jpeg)
     assert (await reply.json())["model"]["version"] == 1
     assert given
-    assert max(given) <= 0.3
+    assert max(given) < 0.5  # of ten seconds; on the wire gRPC rounds up
 
 
 @pytest.fixture
