@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -176,6 +177,16 @@ def test_the_readme_has_the_record():
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
             assert band == pytest.approx(again[name][measure])
+
+
+def test_the_capacity_of_a_cluster_is_planned_with_the_record():
+    """What a photograph takes of the processors there, in milliseconds, is what was measured."""
+    recorded = json.loads(RECORD.read_text())
+    server = median(run[BASELINE]["cpu"] for run in recorded["figures"])
+    ratio = median(run["gateway overlay"]["cpu"] for run in recorded["ratios"])
+    planned = (RECORD.parents[2] / "k8s/README.md").read_text()
+    assert f"| {server:.1f} ms |" in planned
+    assert f"| {server * (ratio - 1):.1f} ms |" in planned
 
 
 def test_a_table_is_put_where_the_document_has_a_place_for_it(tmp_path):
