@@ -13,7 +13,8 @@ from pathlib import Path
 from loadtest.refusal import refuse
 
 PATIENT = {"CLIENT_SHARE": "1", "MAX_WAITING": "1000", "MAX_WAIT": "60", "DEADLINE": "60"}
-"""Settings of a gateway that refuses nobody as too many or too late."""
+"""Settings of a gateway that refuses nobody as too many or too late: a rate that leaves out who was
+refused is no rate of the same clients."""
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ BINARY = "application/octet-stream"
 _BOUNDARY = "hemavision-bench"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PATIENCE = 60.0  # seconds for one answer
-_PATIENT = {"CLIENT_SHARE": "1", "MAX_WAITING": "10000", "MAX_WAIT": "60", "DEADLINE": "60"}
-"""The gateway's settings that let all clients wait, as the others do, and that from one address:
-a rate that leaves out who was refused is no rate of the same clients."""
 _BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -62,7 +59,7 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
         refuse(f"no weights at {weights}: name a .keras file with --weights.")
     with (
         processes.model_server(models=models) as server,
-        processes.gateway(server.address, **_PATIENT) as gateway,
+        processes.gateway(server.address, **processes.PATIENT) as gateway,
         processes.baseline("fastapi_app", "--version", str(version)) as fastapi,
         processes.baseline("flask_app", "--weights", str(weights)) as flask,
     ):
