@@ -17,21 +17,24 @@ from gateway.errors import Overloaded, TooManyAtOnce
 from gateway.metrics import Metrics
 from gateway.tracing import Stage, stage
 
-_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGE_BLOCK = 1024 * 1024  # bytes; an ordinary photograph's pixels stay below
+_KEPT = 8 * 1024 * 1024  # bytes, of each thread; what an ordinary photograph takes in all
 
 
 def return_large_blocks() -> None:
-    """Have glibc hand each large block back to the system once it is freed; elsewhere, nothing.
+    """Have glibc hand large blocks back to the system once freed, and keep small ones at hand.
 
     Left alone it raises its own threshold, up to 32 MB, and keeps what pictures below that took,
-    once for each thread. See mallopt(3).
+    once for each thread; and with a threshold that is set it would give each photograph's memory
+    back, to have the system clear it again for the next. Other C libraries: nothing. See mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 class Shares:
