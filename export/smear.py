@@ -189,14 +189,17 @@ def draw_smear(cell: str, seed: int, width: int = 360, height: int = 363) -> Ima
 
 
 def draw_samples(folder: Path, seed: int) -> list[Path]:
-    """Write one drawing of each class into ``folder``, each whole or not at all."""
+    """Write one drawing of each class into ``folder``, each whole or not at all.
+
+    They are JPEGs, as microscopes' cameras write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write(draw_smear(cell, seed), folder / f"{cell.lower()}.png") for cell in CLASSES]
+    return [_write(draw_smear(cell, seed), folder / f"{cell.lower()}.jpg") for cell in CLASSES]
 
 
 def _write(picture: Image.Image, path: Path) -> Path:
     aside = path.with_name(f".{path.name}.part")
-    picture.save(aside, format="PNG")
+    picture.save(aside, format="JPEG", quality=90)
     return aside.replace(path)
 
 

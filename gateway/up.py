@@ -347,7 +347,7 @@ def _ready(settings: Settings, listening: socket.socket, samples: Path) -> str:
     for all_addresses, loopback in (("//0.0.0.0:", "//127.0.0.1:"), ("//[::]:", "//[::1]:")):
         url = url.replace(all_addresses, loopback)
     key = ["-H", "Authorization: Bearer KEY"] if settings.keys_file else []
-    photograph = f"file=@{samples / 'neutrophil.png'}"
+    photograph = f"file=@{samples / 'neutrophil.jpg'}"
     # without a heat map: its base64 would flood the terminal
     command = ["curl", *key, "-F", photograph, f"{url}/v1/classify?heatmap=none"]
     return f"Ready: open {url} or send a picture: {shlex.join(command)}"

@@ -139,7 +139,7 @@ def test_up_starts_everything_and_stops_it(version, tmp_path):
     assert len(children) == 1
     told = Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")
     assert ("--mixed-precision" in told) == bool(precision)
-    assert cli.main(["classify", str(tmp_path / "samples/monocyte.png"), "--url", url]) == 0
+    assert cli.main(["classify", str(tmp_path / "samples/monocyte.jpg"), "--url", url]) == 0
     with urllib.request.urlopen(f"{url}/v1/model", timeout=10) as response:
         assert json.load(response)["card"]["weights"] == CARD["weights"]
     process.send_signal(signal.SIGINT)

@@ -110,7 +110,7 @@ def test_draw_writes_a_sample_a_class(tmp_path: Path) -> None:
     assert [Path(line).stem.upper() for line in lines] == list(contract.CLASSES)
     for line in lines:
         with Image.open(line) as picture:
-            assert picture.size == (360, 363)
+            assert (picture.format, picture.size) == ("JPEG", (360, 363))
 
 
 def test_architecture_prints_the_network(capsys: pytest.CaptureFixture[str]) -> None:

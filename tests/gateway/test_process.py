@@ -260,7 +260,7 @@ def test_up_uses_a_model_server_that_runs_already(model_server, tmp_path):
     with up(tmp_path, MODEL_SERVER=model_server) as process:
         url = re.search(r"http://[\d.:]+", line_with("Ready", process))[0]
         assert cli.main(["check", "--url", url]) == 0
-        assert (tmp_path / "samples/neutrophil.png").is_file()
+        assert (tmp_path / "samples/neutrophil.jpg").is_file()
         assert not (tmp_path / "models").exists()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20)[0] == "stopped\n"
@@ -279,7 +279,7 @@ def test_up_ends_with_a_command_that_works(model_server, tmp_path, locked):
     url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/v1/classify\?heatmap=none", words.pop())
     key = ["-H", "Authorization: Bearer KEY"] if locked else []
     assert url
-    assert words == ["curl", *key, "-F", "file=@samples/neutrophil.png"]
+    assert words == ["curl", *key, "-F", "file=@samples/neutrophil.jpg"]
 
 
 def test_up_tells_what_it_waits_for(tiny_models, tmp_path):
