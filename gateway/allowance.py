@@ -26,8 +26,8 @@ def return_large_blocks() -> None:
     """Have glibc hand large blocks back to the system once freed, and keep small ones at hand.
 
     Left alone it raises its own threshold, up to 32 MB, and keeps what pictures below that took,
-    once for each thread; and with a threshold that is set it would give each photograph's memory
-    back, to have the system clear it again for the next. Other C libraries: nothing. See mallopt(3).
+    once for each thread. With the threshold set it would give back each small photograph's memory
+    too, which the system clears again for the next. Elsewhere, nothing. See mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -371,7 +372,7 @@ def _array(response: pb.PredictResponse, name: str) -> NDArray[np.float32]:
     else:
         values = np.array(proto.float_val, np.float32)
     sent = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.dtype != pb.DT_FLOAT or sent != shape or values.size != np.prod(shape):
+    if proto.dtype != pb.DT_FLOAT or sent != shape or values.size != math.prod(shape):
         raise ModelMisbehaved(f"The model's output {name} is not float32 {shape}.")
     if not np.isfinite(values).all():
         raise ModelMisbehaved(f"The model's output {name} holds values that are no numbers.")

@@ -22,7 +22,7 @@ _SHARP_ENOUGH = 0.01
 _BRIGHT_ENOUGH = 120.0  # grey levels
 _MOST_CLIPPED = 0.1
 _NUCLEUS = 0.07  # optical density
-_CLIPPED_FROM = 254
+_CLIPPED_FROM = 0b1111_1110  # so that `and` of three channels reaches it where each does
 _LOGARITHMS = np.log10(np.arange(1, 257, dtype=np.float32))  # of each level and 1
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
@@ -128,11 +128,11 @@ def assess(photograph: Photograph) -> Quality:
 def measure(tensor: NDArray[np.uint8]) -> Measures:
     """Measure a photograph as the model sees it: uint8 [224, 224, 3], RGB."""
     grey = tensor @ _LUMINANCE
-    red, green, blue = np.moveaxis(tensor >= _CLIPPED_FROM, -1, 0)
+    red, green, blue = np.moveaxis(tensor, -1, 0)
     return Measures(
         sharpness=float(_laplacian(grey).var() / max(float(grey.var()), 1.0)),
         brightness=_percentile(grey[::2, ::2], 95),
-        clipped=float((red & green & blue).mean()),
+        clipped=float(np.mean(red & green & blue >= _CLIPPED_FROM)),
         nucleus=_nucleus(tensor),
     )
 
