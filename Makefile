@@ -20,7 +20,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
-bench: .venv/model  ## the gateway beside the bare model server, FastAPI and Flask, in one run
+bench: .venv/model  ## the gateway beside the bare model server and others, in one run
 	$(BIN)/python -m loadtest.bench
 
 bench-check: .venv/model  ## the same; status 1 where it became slower than recorded

@@ -20,6 +20,7 @@ from PIL import Image
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 _SIZE = 224  # pixels
+_CAM_FINE = (18, 18)
 _MODEL = b"hemavision"
 _OUTPUTS = (b"probabilities", b"unfamiliarity", b"cam", b"cam_fine")
 _UINT8, _INT32 = 4, 3  # DataType
@@ -28,7 +29,11 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 def request(photograph: bytes, explained: bool = True) -> bytes:
     """Serialise the PredictRequest that a gateway sends for one photograph, with its heat map."""
-    picture = Image.open(io.BytesIO(photograph)).convert("RGB")
+    return of_picture(Image.open(io.BytesIO(photograph)).convert("RGB"), explained)
+
+
+def of_picture(picture: Image.Image, explained: bool = True) -> bytes:
+    """Serialise the PredictRequest for a decoded photograph, RGB."""
     pixels = np.asarray(picture.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR))[np.newaxis]
     images = _field(2, _field(1, b"images") + _field(2, _tensor(pixels, _UINT8)))
     if not explained:
@@ -40,17 +45,30 @@ def request(photograph: bytes, explained: bool = True) -> bytes:
 
 
 def probabilities(response: bytes) -> NDArray[np.float32]:
-    """Read them from a serialised PredictResponse.
+    """Read them from a serialised PredictResponse, float32 [4].
 
     Raises:
         ValueError: it has none.
     """
+    return _output(response, b"probabilities")
+
+
+def cam_fine(response: bytes) -> NDArray[np.float32]:
+    """Read the map from a serialised PredictResponse, float32 [18, 18].
+
+    Raises:
+        ValueError: it has none.
+    """
+    return _output(response, b"cam_fine").reshape(_CAM_FINE)
+
+
+def _output(response: bytes, wanted: bytes) -> NDArray[np.float32]:
     for output in _all(response, 1):
         (name,) = _all(output, 1)
-        if name == b"probabilities":
+        if name == wanted:
             (tensor,) = _all(output, 2)
             return np.frombuffer(b"".join([*_all(tensor, 4), *_all(tensor, 5)]), "<f4")
-    raise ValueError("a PredictResponse without probabilities")
+    raise ValueError(f"a PredictResponse without {wanted.decode()}")
 
 
 def _spec(signature: bytes) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import io
 import os
 import socket
@@ -17,18 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
 import tensorflow as tf
 import uvicorn
 from fastapi import Body, FastAPI
-from numpy.typing import NDArray
 from PIL import Image
+
+from loadtest.baselines.drawing import overlay
 
 CLASSES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")  # model_card.json, "classes"
 SIZE = 224  # pixels; the model's input
-ALPHA = 0.4
-_JET = (mpl.colormaps["jet"](np.arange(256))[:, :3] * 255).astype(np.uint8)  # RGB by heat
 
 
 class Classifier:
@@ -53,8 +50,7 @@ class Classifier:
             "probabilities": dict(zip(CLASSES, probabilities.tolist(), strict=True)),
         }
         if heatmap:
-            overlay = _overlay(photograph, outputs["cam_fine"].numpy()[0])
-            answer["overlay"] = base64.b64encode(_jpeg(overlay)).decode()
+            answer["overlay"] = overlay(photograph, outputs["cam_fine"].numpy()[0])
         return answer
 
     def _ask(self, photograph: Image.Image, heatmap: bool) -> dict[str, tf.Tensor]:
@@ -81,20 +77,6 @@ def create_app(version: Path) -> FastAPI:
         return await loop.run_in_executor(threads, classifier.answer, photograph, heatmap)
 
     return app
-
-
-def _overlay(photograph: Image.Image, cam: NDArray[np.float32]) -> Image.Image:
-    highest = float(cam.max())
-    levels = (cam * (255 / highest) if highest > 0 else cam).astype(np.uint8)
-    heat = Image.fromarray(levels).resize(photograph.size, Image.Resampling.BICUBIC)
-    heat.putpalette(_JET.tobytes())
-    return Image.blend(photograph, heat.convert("RGB"), ALPHA)
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def main() -> None:

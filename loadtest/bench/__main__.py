@@ -152,7 +152,7 @@ def _several(text: str) -> int:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench",
-        description="The gateway beside the bare model server, FastAPI and Flask, in one run.",
+        description="The gateway beside the bare model server and what others would write.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--quick", action="store_true", help="a minute, for a first look")

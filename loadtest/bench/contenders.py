@@ -60,13 +60,15 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
     with (
         processes.model_server(models=models) as server,
         processes.gateway(server.address, **processes.PATIENT) as gateway,
+        processes.baseline("aiohttp_app", "--model-server", server.address) as aiohttp,
         processes.baseline("fastapi_app", "--version", str(version)) as fastapi,
         processes.baseline("flask_app", "--weights", str(weights)) as flask,
     ):
         yield [
             *_bare(server, bodies),
             *_gateway(gateway, server, bodies),
-            *_fastapi(fastapi, bodies),
+            *_plain("aiohttp", aiohttp, bodies, server),
+            *_plain("fastapi", fastapi, bodies),
             _flask(flask, bodies),
         ]
 
@@ -117,17 +119,19 @@ def _gateway(
     ]
 
 
-def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
+def _plain(
+    family: str, part: processes.Part, bodies: list[bytes], *behind: processes.Part
+) -> list[Contender]:
     def contender(name: str, query: str) -> Contender:
         return Contender(
-            name,
+            f"{family} {name}",
             lambda: http_client(part.address, f"/classify{query}", BINARY, bodies),
             _prediction,
-            (part.process.pid,),
+            tuple(each.process.pid for each in (part, *behind)),
             ours=False,
         )
 
-    return [contender("fastapi none", "?heatmap=false"), contender("fastapi overlay", "")]
+    return [contender("none", "?heatmap=false"), contender("overlay", "")]
 
 
 def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:

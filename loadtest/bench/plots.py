@@ -69,7 +69,7 @@ def _cost(of_runs: Sequence[Figures]) -> Figure:
 
 
 def _colour(name: str) -> str:
-    families = {"bare": "C7", "gateway": "C0", "fastapi": "C1", "flask": "C3"}
+    families = {"bare": "C7", "gateway": "C0", "aiohttp": "C2", "fastapi": "C1", "flask": "C3"}
     return families[name.partition(" ")[0]]
 
 

@@ -3,11 +3,14 @@
 import base64
 import io
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
-from loadtest.baselines import fastapi_app, flask_app
+from loadtest import predict
+from loadtest.baselines import aiohttp_app, fastapi_app, flask_app
+from loadtest.requests import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -56,4 +59,19 @@ def test_fastapi_names_the_models_class_and_draws_if_asked(tiny_models, png, sme
     assert picture(answer["overlay"]).size == smear.size
     plain = classifier.answer(png, heatmap=False)
     assert plain["prediction"] == answer["prediction"]
+    assert "overlay" not in plain
+
+
+async def test_aiohttp_asks_the_model_server_and_draws_if_asked(
+    aiohttp_client, model_server, png, smear, probabilities
+):
+    """Class and probabilities are the model's; the overlay has the photograph's size."""
+    async with grpc.aio.insecure_channel(model_server) as channel:
+        app = aiohttp_app.create_app(channel.unary_unary(predict.METHOD))
+        client = await aiohttp_client(app)
+        answer = await (await client.post("/classify", data=png)).json()
+        plain = await (await client.post("/classify?heatmap=false", data=png)).json()
+    assert answer["prediction"] == plain["prediction"] == CLASSES[probabilities.argmax()]
+    assert list(answer["probabilities"].values()) == pytest.approx(probabilities, abs=1e-4)
+    assert picture(answer["overlay"]).size == smear.size
     assert "overlay" not in plain
