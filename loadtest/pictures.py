@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -21,3 +23,15 @@ def decoded(photograph: Photograph) -> Image.Image:
             return file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         refuse(f"{photograph.folder}/{photograph.name} is no picture that can be decoded.")
+
+
+def digest(found: Sequence[Photograph]) -> str:
+    """Hash the pixels: files of the same pixels are the same photographs.
+
+    Raises:
+        SystemExit: one cannot be decoded.
+    """
+    pixels = hashlib.sha256()
+    for photograph in found:
+        pixels.update(decoded(photograph).tobytes())
+    return pixels.hexdigest()[:16]

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import uvloop
 from aiohttp import web
 from PIL import Image
 
@@ -76,7 +77,10 @@ def main() -> None:
     """Serve on a free port until the process is ended."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.baselines.aiohttp_app")
     parser.add_argument("--model-server", required=True, metavar="HOST:PORT")
-    asyncio.run(_serve(parser.parse_args().model_server))
+    parser.add_argument("--uvloop", action="store_true", help="instead of Python's own event loop")
+    given = parser.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if given.uvloop else None) as runner:
+        runner.run(_serve(given.model_server))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -123,24 +122,12 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
 def _plan(given: argparse.Namespace, found: Sequence[Photograph]) -> report.Plan:
     """What is to be done: for a check, what was done for the record."""
     path = given.results / f"{_RECORD}.json"
-    pixels = digest(found)
+    pixels = pictures.digest(found)
     if given.check and path.is_file():
         return report.Plan(**(json.loads(path.read_text())["plan"] | {"photographs": pixels}))
     if given.quick:
         return report.Plan(30, 1, 2.0, given.clients, pixels)
     return report.Plan(given.rounds, given.turns, given.seconds, given.clients, pixels)
-
-
-def digest(found: Sequence[Photograph]) -> str:
-    """Hash the pixels: the same drawing may be compressed differently elsewhere.
-
-    Raises:
-        SystemExit: one cannot be decoded.
-    """
-    pixels = hashlib.sha256()
-    for photograph in found:
-        pixels.update(pictures.decoded(photograph).tobytes())
-    return pixels.hexdigest()[:16]
 
 
 def _several(text: str) -> int:

@@ -65,10 +65,10 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
         processes.baseline("flask_app", "--weights", str(weights)) as flask,
     ):
         yield [
-            *_bare(server, bodies),
+            *bare(server, bodies),
             *_gateway(gateway, server, bodies),
-            *_plain("aiohttp", aiohttp, bodies, server),
-            *_plain("fastapi", fastapi, bodies),
+            *_plain("aiohttp", bodies, aiohttp, server),
+            *_plain("fastapi", bodies, fastapi),
             _flask(flask, bodies),
         ]
 
@@ -85,7 +85,9 @@ def newest_version(models: Path) -> Path:
     return max(found, key=lambda path: int(path.name))
 
 
-def _bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
+def bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
+    """The model server alone, without and with its maps."""
+
     def contender(name: str, explained: bool) -> Contender:
         sent = [predict.request(body, explained) for body in bodies]
         return Contender(
@@ -101,37 +103,41 @@ def _bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
     ]
 
 
+def over_http(
+    name: str,
+    url: str,
+    bodies: list[bytes],
+    *parts: processes.Part,
+    ours: bool = False,
+) -> Contender:
+    """A service that takes photographs by POST at ``url``; ``parts`` are all its processes."""
+    base, path = url.removeprefix("http://").split("/", 1)
+    return Contender(
+        name,
+        lambda: http_client(base, f"/{path}", BINARY, bodies),
+        _prediction,
+        tuple(part.process.pid for part in parts),
+        ours=ours,
+    )
+
+
 def _gateway(
     gateway: processes.Part, server: processes.Part, bodies: list[bytes]
 ) -> list[Contender]:
-    def contender(name: str, query: str) -> Contender:
-        return Contender(
-            name,
-            lambda: http_client(gateway.address, f"/v1/classify{query}", BINARY, bodies),
-            _prediction,
-            (gateway.process.pid, server.process.pid),
-        )
-
+    url = f"{gateway.address}/v1/classify"
+    asked = {"none": "?heatmap=none", "overlay": "", "overlay png": "?format=png"}
     return [
-        contender("gateway none", "?heatmap=none"),
-        contender("gateway overlay", ""),
-        contender("gateway overlay png", "?format=png"),
+        over_http(f"gateway {name}", url + query, bodies, gateway, server, ours=True)
+        for name, query in asked.items()
     ]
 
 
-def _plain(
-    family: str, part: processes.Part, bodies: list[bytes], *behind: processes.Part
-) -> list[Contender]:
-    def contender(name: str, query: str) -> Contender:
-        return Contender(
-            f"{family} {name}",
-            lambda: http_client(part.address, f"/classify{query}", BINARY, bodies),
-            _prediction,
-            tuple(each.process.pid for each in (part, *behind)),
-            ours=False,
-        )
-
-    return [contender("none", "?heatmap=false"), contender("overlay", "")]
+def _plain(family: str, bodies: list[bytes], *parts: processes.Part) -> list[Contender]:
+    url = f"{parts[0].address}/classify"
+    asked = {"none": "?heatmap=false", "overlay": ""}
+    return [
+        over_http(f"{family} {name}", url + query, bodies, *parts) for name, query in asked.items()
+    ]
 
 
 def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:

@@ -6,9 +6,9 @@ from statistics import median
 
 import pytest
 
-from loadtest import machine, tables
+from loadtest import machine, pictures, tables
 from loadtest.bench import BASELINE, gate, goals, report
-from loadtest.bench.__main__ import digest, main
+from loadtest.bench.__main__ import main
 from loadtest.bench.outcome import MEASURES, Turn
 from loadtest.photographs import Photograph
 
@@ -65,7 +65,7 @@ def record(results: Path, factor: float, photographs: str, **facts: object) -> N
 def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tmp_path, capsys):
     """Every contender has every figure; against a record a hundred times faster, status 1."""
     results = tmp_path / "results"
-    record(results, 0.01, digest([Photograph("cell.jpg", jpeg, "samples")]))
+    record(results, 0.01, pictures.digest([Photograph("cell.jpg", jpeg, "samples")]))
     assert main([*options, "--check"]) == 1
     said = capsys.readouterr().out
     assert "WORSE: gateway overlay, p50, ms: " in said
@@ -106,7 +106,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 def test_a_record_of_other_contenders_is_refused(options, jpeg, tmp_path, capsys):
     """One was renamed since: status 2, and both its names are told."""
     path = tmp_path / "results/bench.json"
-    record(tmp_path / "results", 1.0, digest([Photograph("cell.jpg", jpeg, "samples")]))
+    record(tmp_path / "results", 1.0, pictures.digest([Photograph("cell.jpg", jpeg, "samples")]))
     path.write_text(path.read_text().replace("gateway overlay png", "gateway overlay jpeg"))
     with pytest.raises(SystemExit) as refused:
         main([*options, "--check"])
