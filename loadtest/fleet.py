@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import re
 import signal
 import sys
@@ -193,15 +192,13 @@ def _table(fleets: dict[int, Outcome], rate: float) -> str:
 
 
 def _write(path: Path, fleets: dict[int, Outcome]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model servers", "phase", "outcome", "ms"])
-        for size, outcome in fleets.items():
-            for phase in ("before", "after"):
-                for reply in getattr(outcome, phase):
-                    took = 1000 * (reply.ended - reply.sent)
-                    writer.writerow([size, phase, reply.outcome, f"{took:.1f}"])
+    rows = (
+        [size, phase, reply.outcome, f"{1000 * (reply.ended - reply.sent):.1f}"]
+        for size, outcome in fleets.items()
+        for phase in ("before", "after")
+        for reply in getattr(outcome, phase)
+    )
+    tables.write_csv(path, ["model servers", "phase", "outcome", "ms"], rows)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

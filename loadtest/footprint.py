@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import itertools
 import statistics
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import aiohttp
 
-from loadtest import photographs, pictures, processes
+from loadtest import photographs, pictures, processes, tables
 from loadtest.arguments import count
 from loadtest.refusal import refuse
 
@@ -144,13 +143,12 @@ def _told(starts: list[float], memory: dict[int, float], highest: float) -> str:
 
 
 def _write(path: Path, starts: list[float], memory: dict[int, float], highest: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "number", "value"])
-        writer.writerows(["start s", n, f"{seconds:.3f}"] for n, seconds in enumerate(starts))
-        writer.writerows(["memory MB", done, f"{mb:.1f}"] for done, mb in memory.items())
-        writer.writerow(["highest memory MB", "", f"{highest:.1f}"])
+    rows: list[list[object]] = [
+        *(["start s", number, f"{seconds:.3f}"] for number, seconds in enumerate(starts)),
+        *(["memory MB", done, f"{mb:.1f}"] for done, mb in memory.items()),
+        ["highest memory MB", "", f"{highest:.1f}"],
+    ]
+    tables.write_csv(path, ["what", "number", "value"], rows)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import gzip
 import itertools
 import statistics
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtest import photographs, processes
+from loadtest import photographs, processes, tables
 from loadtest.arguments import count
 
 _PHASES = ("before", "while", "after")
@@ -173,11 +172,8 @@ def _table(times: list[Time]) -> str:
 
 
 def _write(path: Path, times: list[Time]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "phase", "status", "ms"])
-        writer.writerows((n, phase, status, f"{ms:.2f}") for n, phase, status, ms in times)
+    rows = ([number, phase, status, f"{ms:.2f}"] for number, phase, status, ms in times)
+    tables.write_csv(path, ["round", "phase", "status", "ms"], rows)
 
 
 def _arguments(arguments: Sequence[str] | None) -> Any:
