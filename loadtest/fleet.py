@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,14 +99,14 @@ def _fleet(size: int, version: Path, bodies: list[bytes], given: argparse.Namesp
 @contextmanager
 def _running(size: int, version: Path) -> Iterator[list[processes.Part]]:
     """Run servers of one model; the nth calls it version n."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        servers = []
-        for number in range(1, size + 1):
-            base = Path(folder, f"server{number}")
+    with tempfile.TemporaryDirectory() as folder:
+        bases = [Path(folder, f"server{number}") for number in range(1, size + 1)]
+        for number, base in enumerate(bases, 1):
             base.mkdir()
             (base / str(number)).symlink_to(version.resolve())
-            servers.append(stack.enter_context(processes.model_server(models=base)))
-        yield servers
+        servers = [processes.model_server(models=base) for base in bases]
+        with processes.together(*servers) as running:
+            yield running
 
 
 async def _load(

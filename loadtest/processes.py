@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def baseline(name: str, *arguments: str) -> Iterator[Part]:
     """Run one of ``loadtest.baselines`` on a free port, from when it is warm."""
     with _running(f"loadtest.baselines.{name}", *arguments) as part:
         yield part
+
+
+@contextmanager
+def together(*parts: AbstractContextManager[Part]) -> Iterator[list[Part]]:
+    """Start parts that do not need one another at once: each imports for seconds."""
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            running = list(pool.map(stack.enter_context, parts))
+        yield running
 
 
 @contextmanager
