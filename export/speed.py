@@ -132,10 +132,15 @@ def _products(layer: keras.Layer) -> int:
 
 
 def _floor(operations: int) -> Callable[[], Any]:
+    session, product = _product(operations)
+    return lambda: session.run(product)
+
+
+def _product(operations: int) -> tuple[tf.compat.v1.Session, tf.Operation]:
     """A product of float32 matrices with as many operations, in a session like the variants'.
 
     The left one is a variable, or the product would be worked out once and kept; it is not fed,
-    because to feed is to copy.
+    because to feed is to copy. It is the operation, not its value: nothing is copied out either.
     """
     rows = max(1, round(operations / (2 * _SIDE * _SIDE)))
     numbers = np.random.default_rng(5)
@@ -145,10 +150,10 @@ def _floor(operations: int) -> Callable[[], Any]:
             "left", initializer=numbers.random((rows, _SIDE), np.float32), use_resource=True
         )
         right = tf.constant(numbers.random((_SIDE, _SIDE), np.float32))
-        product = tf.matmul(left, right).op  # the operation, not its value: nothing is copied out
+        product = tf.matmul(left, right).op
     session = tf.compat.v1.Session(graph=graph)
     session.run(left.initializer)
-    return lambda: session.run(product)
+    return session, product
 
 
 def _bound(function: Callable[[Any], Any], images: NDArray[np.uint8]) -> Callable[[], Any]:
