@@ -33,7 +33,6 @@ MEMORY_MB = 150
 GROWTH_MB = 5
 """The most that the later half of the requests may add."""
 
-_STARTS = 5
 _READINGS = 10
 _READY_WITHIN = 30.0  # seconds
 _PAUSE = 0.01  # seconds between two questions whether it is ready
@@ -47,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for photograph in chosen:
         pictures.decoded(photograph)
     bodies = [photograph.body for photograph in chosen]
-    with processes.model_server(models=given.models) as server:
-        starts = [_seconds_to_ready(server.address) for _ in range(_STARTS)]
-        with processes.gateway(server.address) as gateway:
+    with processes.served(given.model_server, given.models) as server:
+        starts = [_seconds_to_ready(server) for _ in range(given.starts)]
+        with processes.gateway(server) as gateway:
             pid = gateway.process.pid
             memory = asyncio.run(_memory(gateway.address, pid, bodies, given.requests))
             highest = _mb(pid, "VmHWM")
@@ -157,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, metavar="DIR", help="default: models/hemavision")
+    parser.add_argument("--model-server", metavar="HOST:PORT", help="one that runs already")
+    parser.add_argument("--starts", type=count, default=5)
     parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
     parser.add_argument("--requests", type=count, default=10_000)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/footprint.csv"))

@@ -35,6 +35,16 @@ def model_server(address: str = "127.0.0.1:0", models: Path | None = None) -> It
 
 
 @contextmanager
+def served(address: str | None, models: Path | None) -> Iterator[str]:
+    """Yield where a model server listens: one that runs already, or else a local one's."""
+    if address is not None:
+        yield address
+        return
+    with model_server(models=models) as part:
+        yield part.address
+
+
+@contextmanager
 def gateway(model_server: str, **settings: str) -> Iterator[Part]:
     """Run the gateway on a free port; ``settings`` are without prefix: DRAIN="2"."""
     given = {"PORT": "0", "MODEL_SERVER": model_server} | settings
