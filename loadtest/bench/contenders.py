@@ -24,6 +24,16 @@ BINARY = "application/octet-stream"
 _BOUNDARY = "hemavision-bench"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PATIENCE = 60.0  # seconds for one answer
+_BARE = {"bare serving_default": False, BASELINE: True}  # whether it is asked for maps
+_GATEWAY = {
+    "gateway none": "?heatmap=none",
+    "gateway overlay": "",
+    "gateway overlay png": "?format=png",
+}
+_FASTAPI = {"fastapi none": "?heatmap=false", "fastapi overlay": ""}
+_AIOHTTP = {"aiohttp none": "?heatmap=false", "aiohttp overlay": ""}
+NAMES = (*_BARE, *_GATEWAY, *_AIOHTTP, *_FASTAPI, WITNESS)
+
 _BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -58,17 +68,19 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
     if not weights.is_file():
         refuse(f"no weights at {weights}: name a .keras file with --weights.")
     with (
-        processes.model_server(models=models) as server,
+        processes.together(
+            processes.model_server(models=models),
+            processes.baseline("fastapi_app", "--version", str(version)),
+            processes.baseline("flask_app", "--weights", str(weights)),
+        ) as (server, fastapi, flask),
         processes.gateway(server.address, **processes.PATIENT) as gateway,
         processes.baseline("aiohttp_app", "--model-server", server.address) as aiohttp,
-        processes.baseline("fastapi_app", "--version", str(version)) as fastapi,
-        processes.baseline("flask_app", "--weights", str(weights)) as flask,
     ):
         yield [
             *bare(server, bodies),
             *_gateway(gateway, server, bodies),
-            *_plain("aiohttp", bodies, aiohttp, server),
-            *_plain("fastapi", bodies, fastapi),
+            *_plain(_AIOHTTP, bodies, aiohttp, server),
+            *_plain(_FASTAPI, bodies, fastapi),
             _flask(flask, bodies),
         ]
 
@@ -97,10 +109,7 @@ def bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
             (server.process.pid,),
         )
 
-    return [
-        contender("bare serving_default", explained=False),
-        contender(BASELINE, explained=True),
-    ]
+    return [contender(name, explained) for name, explained in _BARE.items()]
 
 
 def over_http(
@@ -125,19 +134,15 @@ def _gateway(
     gateway: processes.Part, server: processes.Part, bodies: list[bytes]
 ) -> list[Contender]:
     url = f"{gateway.address}/v1/classify"
-    asked = {"none": "?heatmap=none", "overlay": "", "overlay png": "?format=png"}
     return [
-        over_http(f"gateway {name}", url + query, bodies, gateway, server, ours=True)
-        for name, query in asked.items()
+        over_http(name, url + query, bodies, gateway, server, ours=True)
+        for name, query in _GATEWAY.items()
     ]
 
 
-def _plain(family: str, bodies: list[bytes], *parts: processes.Part) -> list[Contender]:
+def _plain(asked: dict[str, str], bodies: list[bytes], *parts: processes.Part) -> list[Contender]:
     url = f"{parts[0].address}/classify"
-    asked = {"none": "?heatmap=false", "overlay": ""}
-    return [
-        over_http(f"{family} {name}", url + query, bodies, *parts) for name, query in asked.items()
-    ]
+    return [over_http(name, url + query, bodies, *parts) for name, query in asked.items()]
 
 
 def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:
