@@ -36,7 +36,7 @@ def about(operations: int) -> str:
     processor = processor_name() or "a processor that does not tell its name"
     return (
         f"{operations / 1e9:.2f} GFLOP a photograph; {os.cpu_count()} cores of {processor}. "
-        f"{MATMUL}: as many operations as one product of matrices, in turn with the others."
+        f"{MATMUL}: as many operations as one product of matrices, in each round with the others."
     )
 
 

@@ -11,7 +11,6 @@ the model was trained on, Pillow's bilinear filter over all pixels. Contenders b
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import io
 import struct
@@ -212,13 +211,9 @@ def _cell(times: list[Time]) -> str:
 
 
 def _write(path: Path, times: list[Time]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["stage", "contender", "side", "round", "ms", "result"])
-        writer.writerows(
-            [t.stage, t.contender, t.side, t.round, f"{t.ms:.3f}", t.result] for t in times
-        )
+    header = ["stage", "contender", "side", "round", "ms", "result"]
+    rows = ([t.stage, t.contender, t.side, t.round, f"{t.ms:.3f}", t.result] for t in times)
+    tables.write_csv(path, header, rows)
 
 
 def _parser() -> argparse.ArgumentParser:

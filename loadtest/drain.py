@@ -56,11 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _drain(bodies: list[bytes], given: Any) -> _Seen:
     with (
-        processes.model_server(models=given.models) as model_server,
+        processes.served(given.model_server, given.models) as model_server,
         # all load comes from one address here
-        processes.gateway(
-            model_server.address, CLIENT_SHARE="1", DRAIN=str(given.drain)
-        ) as gateway,
+        processes.gateway(model_server, CLIENT_SHARE="1", DRAIN=str(given.drain)) as gateway,
     ):
         async with (
             aiohttp.ClientSession() as session,
@@ -90,6 +88,7 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
+    parser.add_argument("--model-server", metavar="HOST:PORT", help="one that runs already")
     parser.add_argument("--rate", type=amount, default=20, help="photographs a second")
     parser.add_argument("--seconds", type=amount, default=2, help="of load before SIGTERM")
     parser.add_argument("--drain", type=float, default=1, help="HEMAVISION_DRAIN, in seconds")

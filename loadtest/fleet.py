@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import re
 import signal
 import sys
@@ -18,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,14 +99,14 @@ def _fleet(size: int, version: Path, bodies: list[bytes], given: argparse.Namesp
 @contextmanager
 def _running(size: int, version: Path) -> Iterator[list[processes.Part]]:
     """Run servers of one model; the nth calls it version n."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        servers = []
-        for number in range(1, size + 1):
-            base = Path(folder, f"server{number}")
+    with tempfile.TemporaryDirectory() as folder:
+        bases = [Path(folder, f"server{number}") for number in range(1, size + 1)]
+        for number, base in enumerate(bases, 1):
             base.mkdir()
             (base / str(number)).symlink_to(version.resolve())
-            servers.append(stack.enter_context(processes.model_server(models=base)))
-        yield servers
+        servers = [processes.model_server(models=base) for base in bases]
+        with processes.together(*servers) as running:
+            yield running
 
 
 async def _load(
@@ -193,15 +192,13 @@ def _table(fleets: dict[int, Outcome], rate: float) -> str:
 
 
 def _write(path: Path, fleets: dict[int, Outcome]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model servers", "phase", "outcome", "ms"])
-        for size, outcome in fleets.items():
-            for phase in ("before", "after"):
-                for reply in getattr(outcome, phase):
-                    took = 1000 * (reply.ended - reply.sent)
-                    writer.writerow([size, phase, reply.outcome, f"{took:.1f}"])
+    rows = (
+        [size, phase, reply.outcome, f"{1000 * (reply.ended - reply.sent):.1f}"]
+        for size, outcome in fleets.items()
+        for phase in ("before", "after")
+        for reply in getattr(outcome, phase)
+    )
+    tables.write_csv(path, ["model servers", "phase", "outcome", "ms"], rows)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import gzip
 import itertools
 import statistics
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtest import photographs, processes
+from loadtest import photographs, processes, tables
 from loadtest.arguments import count
 
 _PHASES = ("before", "while", "after")
@@ -43,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments(arguments)
     bodies = photographs.read(given.photographs, most=20)
     with (
-        processes.model_server(models=given.models) as model_server,
+        processes.served(given.model_server, given.models) as model_server,
         # all comes from one address here
-        processes.gateway(model_server.address, CLIENT_SHARE="1", DEADLINE="2") as gateway,
+        processes.gateway(model_server, CLIENT_SHARE="1", DEADLINE="2") as gateway,
     ):
         times, hostile = asyncio.run(_measure(gateway.address, bodies, given))
     _write(given.raw, times)
@@ -173,11 +172,8 @@ def _table(times: list[Time]) -> str:
 
 
 def _write(path: Path, times: list[Time]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "phase", "status", "ms"])
-        writer.writerows((n, phase, status, f"{ms:.2f}") for n, phase, status, ms in times)
+    rows = ([number, phase, status, f"{ms:.2f}"] for number, phase, status, ms in times)
+    tables.write_csv(path, ["round", "phase", "status", "ms"], rows)
 
 
 def _arguments(arguments: Sequence[str] | None) -> Any:
@@ -187,6 +183,7 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
+    parser.add_argument("--model-server", metavar="HOST:PORT", help="one that runs already")
     parser.add_argument("--rounds", type=count, default=20)
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/hostile.csv"))
     return parser.parse_args(arguments)

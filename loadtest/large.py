@@ -11,7 +11,6 @@ decodes at a reduced scale. With `--pid` the gateway's highest memory is told as
 from __future__ import annotations
 
 import argparse
-import csv
 import http.client
 import io
 import json
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from loadtest import tables
 from loadtest.arguments import count
 
 _SIZES = ((1000, 750), (2000, 1500), (4000, 3000), (6000, 4000))
@@ -117,11 +117,8 @@ def _table(times: list[tuple[int, str, float, float]], bodies: dict[tuple[int, i
 
 
 def _write(path: Path, times: list[tuple[int, str, float, float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "size", "whole_ms", "gateway_prepare_ms"])
-        writer.writerows((n, size, f"{w:.2f}", f"{g:.2f}") for n, size, w, g in times)
+    rows = ([number, size, f"{w:.2f}", f"{g:.2f}"] for number, size, w, g in times)
+    tables.write_csv(path, ["round", "size", "whole_ms", "gateway_prepare_ms"], rows)
 
 
 def _arguments() -> Any:

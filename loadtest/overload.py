@@ -11,7 +11,6 @@ unless something came that no load excuses.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import os
 import statistics
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest import answers, arrivals, photographs, processes, sender, target
+from loadtest import answers, arrivals, photographs, processes, sender, tables, target
 from loadtest.answers import Answer
 from loadtest.arguments import amount, count
 from loadtest.gates import percentile
@@ -51,7 +50,7 @@ class Outcome:
     late_ms: float
     ms: float
     outcome: str
-    retry_after: str
+    retry_after: float | None
 
 
 @dataclass(frozen=True)
@@ -213,8 +212,7 @@ def _outcome(number: int, load: float, one: Exchange, right: dict[int, Answer]) 
     if one.status == 200:
         same = answers.results(one.body).same_as(right[one.photograph])
         outcome = RIGHT if same else WRONG
-    retry_after = one.retry_after or ""
-    return Outcome(number, load, one.due, one.late_ms, one.ms, outcome, retry_after)
+    return Outcome(number, load, one.due, one.late_ms, one.ms, outcome, one.retry_after)
 
 
 def figures(outcomes: Sequence[Outcome], in_time_ms: float, seconds: float) -> list[Figures]:
@@ -246,14 +244,14 @@ def _is_refusal(one: Outcome) -> bool:
 def _misbehaviour(outcomes: Iterable[Outcome]) -> list[str]:
     """Say what no load excuses."""
     wrong = [one for one in outcomes if one.outcome == WRONG]
-    bare = [one for one in outcomes if _is_refusal(one) and not one.retry_after.isdigit()]
+    bare = [one for one in outcomes if _is_refusal(one) and one.retry_after is None]
     others = [one for one in outcomes if one.outcome not in (RIGHT, WRONG) and not _is_refusal(one)]
     kinds = ", ".join(
         sorted({"no answer" if one.outcome == "0" else one.outcome for one in others})
     )
     return [
         *([f"{len(wrong)} answers differ from those of the idle service."] if wrong else []),
-        *([f"{len(bare)} refusals have no Retry-After."] if bare else []),
+        *([f"{len(bare)} refusals have no Retry-After that can be read."] if bare else []),
         *([f"{len(others)} requests got neither an answer nor a refusal: {kinds}."] * bool(others)),
     ]
 
@@ -276,15 +274,14 @@ def _pair(times: Sequence[float]) -> str:
 
 
 def _write(path: Path, outcomes: Iterable[Outcome]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "load", "due_s", "late_ms", "ms", "outcome", "retry_after"])
-        for one in outcomes:
-            times = f"{one.due:.3f}", f"{one.late_ms:.1f}", f"{one.ms:.1f}"
-            writer.writerow([one.round, one.load, *times, one.outcome, one.retry_after])
-    aside.replace(path)
+    header = ["round", "load", "due_s", "late_ms", "ms", "outcome", "retry_after"]
+    tables.write_csv(path, header, map(_row, outcomes))
+
+
+def _row(one: Outcome) -> list[object]:
+    times = f"{one.due:.3f}", f"{one.late_ms:.1f}", f"{one.ms:.1f}"
+    wait = "" if one.retry_after is None else f"{one.retry_after:g}"
+    return [one.round, one.load, *times, one.outcome, wait]
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def model_server(address: str = "127.0.0.1:0", models: Path | None = None) -> It
 
 
 @contextmanager
+def served(address: str | None, models: Path | None) -> Iterator[str]:
+    """Yield where a model server listens: one that runs already, or else a local one's."""
+    if address is not None:
+        yield address
+        return
+    with model_server(models=models) as part:
+        yield part.address
+
+
+@contextmanager
 def gateway(model_server: str, **settings: str) -> Iterator[Part]:
     """Run the gateway on a free port; ``settings`` are without prefix: DRAIN="2"."""
     given = {"PORT": "0", "MODEL_SERVER": model_server} | settings
@@ -47,6 +58,15 @@ def baseline(name: str, *arguments: str) -> Iterator[Part]:
     """Run one of ``loadtest.baselines`` on a free port, from when it is warm."""
     with _running(f"loadtest.baselines.{name}", *arguments) as part:
         yield part
+
+
+@contextmanager
+def together(*parts: AbstractContextManager[Part]) -> Iterator[list[Part]]:
+    """Start parts that do not need one another at once: each imports for seconds."""
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            running = list(pool.map(stack.enter_context, parts))
+        yield running
 
 
 @contextmanager

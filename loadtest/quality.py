@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from loadtest import tables
 from loadtest.arguments import count
 
 _MODEL_INPUT = 224
@@ -165,23 +166,15 @@ def _share(facts: Any) -> str:
 
 
 def _write(path: Path, answers: list[Answer]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    with aside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "kind",
-                "label",
-                "prediction",
-                "unfamiliarity",
-                *answers[0].reply["quality"]["measures"],
-            ]
-        )
-        for kind, label, reply in answers:
-            measures = reply["quality"]["measures"].values()
-            writer.writerow([kind, label, reply["prediction"], reply["unfamiliarity"], *measures])
-    aside.replace(path)
+    measures = answers[0].reply["quality"]["measures"]
+    header = ["kind", "label", "prediction", "unfamiliarity", *measures]
+    tables.write_csv(path, header, map(_row, answers))
+
+
+def _row(answer: Answer) -> list[object]:
+    reply = answer.reply
+    measures = reply["quality"]["measures"].values()
+    return [answer.kind, answer.label, reply["prediction"], reply["unfamiliarity"], *measures]
 
 
 def _arguments() -> Any:

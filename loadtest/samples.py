@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from loadtest import tables
+
 RIGHT, WRONG = "right", "wrong answer"
 _DURATION = re.compile(r"(\w+);dur=([\d.]+)")
 
@@ -38,13 +40,7 @@ class Sample:
 
 def write(path: Path, samples: Iterable[Sample]) -> None:
     """Write all of them, or leave what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(Sample))
-        writer.writerows(_row(sample) for sample in samples)
-    aside.replace(path)
+    tables.write_csv(path, [field.name for field in fields(Sample)], map(_row, samples))
 
 
 def read(path: Path) -> list[Sample]:

@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from loadtest import retry_after
 from loadtest.target import Target
 
 _HEAD_END = b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*?) *(?:\r|$)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _PATIENCE = 60.0  # seconds for one answer
 _KEPT = 512  # bytes of a reply's body: prediction and probabilities come first
@@ -35,7 +37,7 @@ class Exchange:
 
     ``due`` is when it was to be sent, ``sent`` when it was and ``ended`` when all of its answer
     was there, in seconds from the start; ``status`` is 0 where the connection broke, or no answer
-    came in time.
+    came in time. ``retry_after`` is how long a refusal asks to wait, in seconds.
     """
 
     photograph: int
@@ -43,7 +45,7 @@ class Exchange:
     sent: float
     ended: float
     status: int
-    retry_after: str | None
+    retry_after: float | None
     body: bytes
 
     @property
@@ -76,7 +78,10 @@ def open_loop(
 def closed_loop(
     target: Target, requests: Sequence[bytes], clients: int, seconds: float, senders: int = 1
 ) -> list[Exchange]:
-    """Have each client send its next request once the last is answered; a refused one waits."""
+    """Have each client send its next request once the last is answered.
+
+    A refused one waits for as long as it was asked to, and no longer than until the end.
+    """
     shares = [len(range(clients)[number::senders]) for number in range(senders)]
     return _in_processes(
         [_Sending(target, requests, clients=share, seconds=seconds) for share in shares]
@@ -124,8 +129,8 @@ class _Sending:
                 if (now := time.monotonic() - start) >= self.seconds:
                     break
                 done.append(await send(number, now))
-                if done[-1].retry_after:
-                    await asyncio.sleep(float(done[-1].retry_after))
+                if wait := done[-1].retry_after:
+                    await asyncio.sleep(min(wait, self.seconds - done[-1].ended))
             return done
 
         clients = await asyncio.gather(*(client() for _ in range(self.clients)))
@@ -163,7 +168,7 @@ class _Answer:
     sent: float
     ended: float = 0.0
     status: int = 0
-    retry_after: str | None = None
+    retry_after: float | None = None
     body: bytes = b""
 
 
@@ -247,11 +252,14 @@ class _Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         head, _, _ = bytes(self._received).partition(_HEAD_END)
         status, length = _STATUS.match(head), _LENGTH.search(head)
-        retry_after = _RETRY_AFTER.search(head)
+        asked = _RETRY_AFTER.search(head)
         assert status is not None, head
         assert length is not None, head
         self._answer.status = int(status[1])
-        self._answer.retry_after = retry_after[1].decode() if retry_after else None
+        if asked:
+            self._answer.retry_after = retry_after.seconds(
+                asked[1].decode("latin-1"), datetime.now(UTC)
+            )
         self._last = _CLOSE.search(head) is not None
         self._body = len(head) + len(_HEAD_END)
         self._whole = self._body + int(length[1])

@@ -8,7 +8,6 @@ drifts slows all alike: `singles` one after another by one client on one connect
 from __future__ import annotations
 
 import argparse
-import csv
 import http.client
 import io
 import json
@@ -20,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from loadtest import tables
 from loadtest.arguments import count
 from loadtest.processes import gateway, model_server
 
@@ -109,10 +109,8 @@ def _table(rates: Sequence[tuple[int, str, float]], ways: Sequence[str]) -> str:
 
 
 def _write(path: Path, rates: Sequence[tuple[int, str, float]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["round", "sent as", "photographs a second"])
-        writer.writerows((number, name, round(rate, 2)) for number, name, rate in rates)
+    rows = ([number, name, round(rate, 2)] for number, name, rate in rates)
+    tables.write_csv(path, ["round", "sent as", "photographs a second"], rows)
 
 
 def _arguments() -> argparse.Namespace:

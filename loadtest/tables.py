@@ -1,8 +1,9 @@
-"""Tables, in Markdown: aligned for a terminal, and put into this folder's README."""
+"""Tables: Markdown for people, on a terminal and in this folder's README; CSV for raw data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 README = Path(__file__).with_name("README.md")
@@ -28,3 +29,17 @@ def put(name: str, text: str, document: Path = README) -> None:
     if not closing:
         raise ValueError(f"{document} has no place for {name}")
     document.write_text(f"{before}{opening}\n{text}\n\n{closing}{after}")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a file with all of the rows, in a folder that is made, or leave what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".new-{path.name}")
+    try:
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -34,43 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan, here = _plan(given, found), machine.facts()
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(machine.sentence(here))
-    runs, ours = _runs(given, plan, [one.body for one in found], recorded)
+    runs, ours = _runs(given, plan, [one.body for one in found])
     described = report.record(runs, plan, here, ours)
     _keep(given, described, runs)
     return 0 if recorded is None else _compare(described, recorded)
 
 
 def _runs(
-    given: argparse.Namespace,
-    plan: report.Plan,
-    bodies: list[bytes],
-    recorded: dict[str, Any] | None,
+    given: argparse.Namespace, plan: report.Plan, bodies: list[bytes]
 ) -> tuple[list[report.Run], set[str]]:
     """Make the runs, each with all processes started anew; return also which are ours."""
     runs, ours = [], set()
     for _ in range(given.runs if given.record else 1):
         with contenders.running(bodies, given.models, given.weights) as found:
             ours = {contender.name for contender in found if contender.ours}
-            if recorded is not None:
-                _check_contenders({contender.name for contender in found}, recorded)
             rounds.check_agreement(found, len(bodies))
             times = rounds.interleaved(found, plan.rounds, len(bodies))
             turns = rounds.saturated(found, plan.turns, plan.clients, plan.seconds, len(bodies))
         runs.append(report.Run(times, turns))
     return runs, ours
-
-
-def _check_contenders(found: set[str], recorded: dict[str, Any]) -> None:
-    """Make sure that these are who was recorded.
-
-    Raises:
-        SystemExit: they are not; the sentence names who is missing or new.
-    """
-    if differing := sorted(found ^ set(recorded["figures"][0])):
-        refuse(
-            f"The record is of other contenders ({', '.join(differing)}): `make bench-record` "
-            "records these."
-        )
 
 
 def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[report.Run]) -> None:
@@ -103,7 +85,8 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
     """Read the record that a run is to be compared with.
 
     Raises:
-        SystemExit: there is none, or it is of another machine or of other photographs.
+        SystemExit: there is none, or it is of another machine, of other photographs or of other
+            contenders; the sentence names who is missing or new.
     """
     path = results / f"{_RECORD}.json"
     if not path.is_file():
@@ -116,6 +99,11 @@ def _recorded(results: Path, plan: report.Plan, here: machine.Machine) -> dict[s
         refuse(
             f"The ratios in {path} cannot be compared with this machine's: {'; '.join(differing)}. "
             "`make bench-record` records this one's."
+        )
+    if others := sorted(set(contenders.NAMES) ^ set(recorded["figures"][0])):
+        refuse(
+            f"The record is of other contenders ({', '.join(others)}): `make bench-record` "
+            "records these."
         )
     return recorded
 

@@ -24,6 +24,15 @@ BINARY = "application/octet-stream"
 _BOUNDARY = "hemavision-bench"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PATIENCE = 60.0  # seconds for one answer
+_BARE = {"bare serving_default": False, BASELINE: True}  # whether it is asked for maps
+_GATEWAY = {
+    "gateway none": "?heatmap=none",
+    "gateway overlay": "",
+    "gateway overlay png": "?format=png",
+}
+_FASTAPI = {"fastapi none": "?heatmap=false", "fastapi overlay": ""}
+NAMES = (*_BARE, *_GATEWAY, *_FASTAPI, WITNESS)
+
 _BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -58,10 +67,12 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
     if not weights.is_file():
         refuse(f"no weights at {weights}: name a .keras file with --weights.")
     with (
-        processes.model_server(models=models) as server,
+        processes.together(
+            processes.model_server(models=models),
+            processes.baseline("fastapi_app", "--version", str(version)),
+            processes.baseline("flask_app", "--weights", str(weights)),
+        ) as (server, fastapi, flask),
         processes.gateway(server.address, **processes.PATIENT) as gateway,
-        processes.baseline("fastapi_app", "--version", str(version)) as fastapi,
-        processes.baseline("flask_app", "--weights", str(weights)) as flask,
     ):
         yield [
             *_bare(server, bodies),
@@ -93,10 +104,7 @@ def _bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:
             (server.process.pid,),
         )
 
-    return [
-        contender("bare serving_default", explained=False),
-        contender(BASELINE, explained=True),
-    ]
+    return [contender(name, explained) for name, explained in _BARE.items()]
 
 
 def _gateway(
@@ -110,11 +118,7 @@ def _gateway(
             (gateway.process.pid, server.process.pid),
         )
 
-    return [
-        contender("gateway none", "?heatmap=none"),
-        contender("gateway overlay", ""),
-        contender("gateway overlay png", "?format=png"),
-    ]
+    return [contender(name, query) for name, query in _GATEWAY.items()]
 
 
 def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
@@ -127,7 +131,7 @@ def _fastapi(part: processes.Part, bodies: list[bytes]) -> list[Contender]:
             ours=False,
         )
 
-    return [contender("fastapi none", "?heatmap=false"), contender("fastapi overlay", "")]
+    return [contender(name, query) for name, query in _FASTAPI.items()]
 
 
 def _flask(part: processes.Part, bodies: list[bytes]) -> Contender:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -74,7 +73,7 @@ def write(folder: Path, name: str, described: dict[str, Any], runs: Sequence[Run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
     contenders = list(runs[0].times)
-    _write_csv(
+    tables.write_csv(
         folder / f"{name}-times.csv",
         ["run", "round", *(f"{contender} ms" for contender in contenders)],
         (
@@ -83,18 +82,11 @@ def write(folder: Path, name: str, described: dict[str, Any], runs: Sequence[Run
             for turn, row in enumerate(zip(*run.times.values(), strict=True))
         ),
     )
-    _write_csv(
+    tables.write_csv(
         folder / f"{name}-turns.csv",
         ["run", *(column.name for column in fields(Turn))],
         ([number, *astuple(turn)] for number, run in enumerate(runs) for turn in run.turns),
     )
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def table(described: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -117,11 +116,11 @@ def write(target: Path, here: machine.Machine, measured: Measured, replica: Repl
         "fit": {"servers": replica.servers, "capacity": replica.capacity, "scv": replica.scv},
     }
     target.with_suffix(".json").write_text(json.dumps(record) + "\n")
-    with target.with_name(f"{target.name}-times.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["offered a second", "status", "ms"])
-        for rate, one in measured.exchanges:
-            writer.writerow([f"{rate:.1f}", one.status, f"{one.ms:.1f}"])
+    tables.write_csv(
+        target.with_name(f"{target.name}-times.csv"),
+        ["offered a second", "status", "ms"],
+        ([f"{rate:.1f}", one.status, f"{one.ms:.1f}"] for rate, one in measured.exchanges),
+    )
     _plot(replica, measured).savefig(target.with_suffix(".png"), dpi=110)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from export import speed, speed_report
 from export.agreement import agreements
@@ -64,6 +65,19 @@ def test_every_variant_and_the_floor_are_timed_in_every_round(ways) -> None:
         for batch in BATCHES
     }
     assert all(timing.seconds > 0 for timing in timings)
+    first, second = ([t[1:4] for t in timings if t.round == number] for number in range(2))
+    assert first != second  # an order of its own
+
+
+def test_the_floor_is_worked_out_in_each_run() -> None:
+    """The graph that runs, after all of TensorFlow's optimisations, still has the product."""
+    session, product = speed._product(10_000_000)
+    options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+    metadata = tf.compat.v1.RunMetadata()
+    session.run(product, options=options, run_metadata=metadata)
+    run = [node.op for graph in metadata.partition_graphs for node in graph.node]
+    assert sum("MatMul" in operation for operation in run) == 1
+    assert {"VarHandleOp", "ReadVariableOp"} < set(run)
 
 
 def test_ratios_are_of_the_same_round() -> None:

@@ -148,12 +148,17 @@ def test_blurring_never_sharpens(tensor, sigma):
     assert after.sharpness <= before.sharpness + 0.01
 
 
-@given(st.floats(0.3, 1.0))
-def test_dimming_changes_brightness_and_not_the_stain(factor):
+@pytest.fixture(scope="module")
+def lymphocyte() -> np.ndarray:
+    """A drawn one, as the model gets it."""
+    return to_tensor(draw_smear("LYMPHOCYTE", 5))
+
+
+@given(factor=st.floats(0.3, 1.0))
+def test_dimming_changes_brightness_and_not_the_stain(lymphocyte, factor):
     """The nucleus is measured against the slide, so the lamp does not count."""
-    tensor = to_tensor(draw_smear("LYMPHOCYTE", 5))
-    dimmed = (tensor * factor).round().astype(np.uint8)
-    before, after = quality.measure(tensor), quality.measure(dimmed)
+    dimmed = (lymphocyte * factor).round().astype(np.uint8)
+    before, after = quality.measure(lymphocyte), quality.measure(dimmed)
     assert after.brightness == pytest.approx(factor * before.brightness, abs=1.5)
     assert after.nucleus == pytest.approx(before.nucleus, abs=0.04)
 

@@ -14,6 +14,7 @@ from loadtest import processes
 
 ROOT = Path(__file__).parents[2]
 LOCUST = Path(sys.executable).with_name("locust")
+FILES = f"{ROOT / 'loadtest/locustfile.py'},{Path(__file__).with_name('until.py')}"
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def locust(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                *(LOCUST, "-f", ROOT / "loadtest/locustfile.py", "--headless", "--only-summary"),
+                *(LOCUST, "-f", FILES, "--headless", "--only-summary"),
                 *("--raw", tmp_path / "raw.csv", *map(str, arguments)),
             ],
             env=os.environ | environment,

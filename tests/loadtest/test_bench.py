@@ -9,13 +9,10 @@ import pytest
 from loadtest import machine, tables
 from loadtest.bench import BASELINE, gate, goals, report
 from loadtest.bench.__main__ import digest, main
+from loadtest.bench.contenders import NAMES
 from loadtest.bench.outcome import MEASURES, Turn
 from loadtest.photographs import Photograph
 
-CONTENDERS = (
-    "bare serving_default", BASELINE, "gateway none", "gateway overlay", "gateway overlay png",
-    "fastapi none", "fastapi overlay", "flask",
-)  # fmt: skip
 RECORD = Path(__file__).parents[2] / "loadtest/results/bench.json"
 
 
@@ -47,8 +44,8 @@ def invented_runs(factor: float) -> list[report.Run]:
     """Three runs in which all contenders take the same, and those of ours ``factor`` times it."""
     return [
         report.Run(
-            {name: [10.0 * (1 if name == BASELINE else factor) * near] * 3 for name in CONTENDERS},
-            [Turn(0, name, 1.0, 100, 0, 1.0, 10**9) for name in CONTENDERS],
+            {name: [10.0 * (1 if name == BASELINE else factor) * near] * 3 for name in NAMES},
+            [Turn(0, name, 1.0, 100, 0, 1.0, 10**9) for name in NAMES],
         )
         for near in (0.99, 1.0, 1.01)
     ]
@@ -59,7 +56,8 @@ def record(results: Path, factor: float, photographs: str, **facts: object) -> N
     plan = report.Plan(3, 1, 0.2, 2, photographs)
     runs = invented_runs(factor)
     here = machine.facts() | facts
-    report.write(results, "bench", report.record(runs, plan, here, set(CONTENDERS[:5])), runs)
+    ours = {name for name in NAMES if name.startswith(("bare", "gateway"))}
+    report.write(results, "bench", report.record(runs, plan, here, ours), runs)
 
 
 def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tmp_path, capsys):
@@ -73,13 +71,13 @@ def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tm
     assert "a check tells: p50 " in said
     assert "gateway overlay's p50 at most 1.2 times bare gradcam's: " in said
     latest = json.loads((results / "latest.json").read_text())
-    assert tuple(latest["figures"][0]) == CONTENDERS
-    assert latest["refused"] == dict.fromkeys(CONTENDERS, 0)
+    assert tuple(latest["figures"][0]) == NAMES
+    assert latest["refused"] == dict.fromkeys(NAMES, 0)
     for of_one in latest["figures"][0].values():
         assert list(of_one) == list(MEASURES)
         assert all(figure > 0 for figure in of_one.values())
     assert len((results / "latest-times.csv").read_text().splitlines()) == 1 + 3
-    assert len((results / "latest-turns.csv").read_text().splitlines()) == 1 + len(CONTENDERS)
+    assert len((results / "latest-turns.csv").read_text().splitlines()) == 1 + len(NAMES)
     for plot in ("latest-latency.png", "latest-cost.png"):
         assert (results / plot).stat().st_size > 0
 
@@ -104,7 +102,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 
 
 def test_a_record_of_other_contenders_is_refused(options, jpeg, tmp_path, capsys):
-    """One was renamed since: status 2, and both its names are told."""
+    """One was renamed since: status 2 before anything runs, and both its names are told."""
     path = tmp_path / "results/bench.json"
     record(tmp_path / "results", 1.0, digest([Photograph("cell.jpg", jpeg, "samples")]))
     path.write_text(path.read_text().replace("gateway overlay png", "gateway overlay jpeg"))

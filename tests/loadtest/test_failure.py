@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -10,10 +9,6 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from loadtest import drain, hostile, outage, photographs
 from loadtest.steady import REFUSED, Reply, counts, steady_load
-
-
-def options(samples: Path, tiny_models: Path, *more: str) -> list[str]:
-    return ["--photographs", str(samples), "--models", str(tiny_models), "--seconds", "1", *more]
 
 
 def table(printed: str) -> dict[str, list[int]]:
@@ -25,7 +20,8 @@ def table(printed: str) -> dict[str, list[int]]:
 
 def test_a_dead_model_server_costs_503_and_nothing_else(samples, tiny_models, capsys):
     """Answered before, refused while it is away, answered again once it is back."""
-    assert outage.main(options(samples, tiny_models)) == 0
+    given = ["--photographs", str(samples), "--models", str(tiny_models), "--seconds", "1"]
+    assert outage.main(given) == 0
     phases = table(capsys.readouterr().out)
     assert [phase[2] for phase in phases.values()] == [0, 0, 0]
     assert phases["before"][0] > 0
@@ -33,9 +29,10 @@ def test_a_dead_model_server_costs_503_and_nothing_else(samples, tiny_models, ca
     assert phases["back"][0] > 0
 
 
-def test_a_gateway_that_is_told_to_stop_loses_no_request(samples, tiny_models, capsys):
+def test_a_gateway_that_is_told_to_stop_loses_no_request(samples, model_server, capsys):
     """What was sent is answered; refusals come after the drain; it ends with status 0."""
-    assert drain.main(options(samples, tiny_models)) == 0
+    given = ["--photographs", str(samples), "--model-server", model_server, "--seconds", "1"]
+    assert drain.main(given) == 0
     phases = table(capsys.readouterr().out)
     assert phases["before SIGTERM"][0] > 0
     assert phases["after it"][2] > 0

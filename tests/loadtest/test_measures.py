@@ -48,11 +48,11 @@ def test_the_contenders_png_is_one():
         assert np.array_equal(np.asarray(decoded), np.asarray(picture))
 
 
-def test_the_footprint_is_told_and_judged(samples, tiny_models, tmp_path, capsys):
+def test_the_footprint_is_told_and_judged(samples, model_server, tmp_path, capsys):
     """Starts and memory are read from a real gateway; a limit that is passed is status 1."""
     raw = tmp_path / "footprint.csv"
-    given = ["--photographs", str(samples), "--models", str(tiny_models), "--raw", str(raw)]
-    status = footprint.main([*given, "--requests", "20"])
+    given = ["--photographs", str(samples), "--model-server", model_server, "--raw", str(raw)]
+    status = footprint.main([*given, "--starts", "2", "--requests", "20"])
     assert "start to ready" in capsys.readouterr().out
     with raw.open() as file:
         rows = list(csv.DictReader(file))

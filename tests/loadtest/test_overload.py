@@ -13,11 +13,11 @@ from loadtest.overload import CLOSED, Demands, Outcome
 from loadtest.samples import RIGHT, WRONG
 
 
-def outcome(load=4.0, ms=20.0, outcome=RIGHT, retry_after="", late_ms=1.0):
+def outcome(load=4.0, ms=20.0, outcome=RIGHT, retry_after=None, late_ms=1.0):
     return Outcome(0, load, 0.5, late_ms, ms, outcome, retry_after)
 
 
-def refusal(ms=5.0, retry_after="1"):
+def refusal(ms=5.0, retry_after=1.0):
     return outcome(ms=ms, outcome="503", retry_after=retry_after)
 
 
@@ -38,7 +38,7 @@ def test_a_service_that_keeps_its_goodput_misses_nothing():
         ([outcome()] * 8, "8.0 photographs a second were answered in time, 0.80 of the best"),
         ([*[outcome()] * 9, outcome(ms=300)], "1 % of the answers took 300 ms"),
         ([*[outcome()] * 9, refusal(ms=150)], "1 % of the refusals took 150 ms"),
-        ([*[outcome()] * 9, refusal(retry_after="")], "1 refusals have no Retry-After"),
+        ([*[outcome()] * 9, refusal(retry_after=None)], "1 refusals have no Retry-After"),
         ([*[outcome()] * 9, outcome(outcome=WRONG)], "1 answers differ"),
         ([*[outcome()] * 9, outcome(outcome="500")], "neither an answer nor a refusal: 500"),
         ([*[outcome()] * 9, outcome(outcome="0")], "neither an answer nor a refusal: no answer"),

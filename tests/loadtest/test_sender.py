@@ -2,8 +2,11 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
-from loadtest import sender
+import pytest
+
+from loadtest import retry_after, sender
 from loadtest.target import Target
 
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -97,3 +100,48 @@ async def test_each_request_is_sent_once():
         exchanges = await asyncio.to_thread(sender.each_once, target, requests)
     assert asked == [b"/0", b"/1", b"/2"]
     assert [one.photograph for one in exchanges] == [0, 1, 2]
+
+
+NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)  # the date of RFC 9110's examples
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
+        ("Sunday, 06-Nov-94 08:50:37 GMT", 60.0),
+        ("Sun Nov  6 08:50:37 1994", 60.0),
+        ("Sun, 06 Nov 1994 08:00:00 GMT", 0.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value, wait):
+    """A date in any of HTTP's three forms; one that is over is no wait, and nonsense is nothing."""
+    assert retry_after.seconds(value, NOW) == wait
+
+
+async def test_a_refused_client_waits_as_it_is_asked_to_and_not_beyond_the_end():
+    """A date that is over is not waited for; an hour is over when the load ends."""
+    waits = [b"Sun, 06 Nov 1994 08:49:37 GMT", b"3600"]
+    asked = 0
+
+    async def serve(number, reader, writer):
+        nonlocal asked
+        while await reader.readuntil(b"\r\n\r\n"):
+            wait = waits[min(asked, 1)]
+            asked += 1
+            writer.write(
+                b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: " + wait + b" \r\n\r\n"
+            )
+
+    async with service(serve) as target:
+        requests = [sender.request(target, "/", b"")]
+        exchanges = await asyncio.to_thread(sender.closed_loop, target, requests, 1, 0.2)
+    assert asked == 2
+    assert [(one.status, one.retry_after) for one in exchanges] == [(503, 0.0), (503, 3600.0)]
