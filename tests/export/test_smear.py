@@ -108,12 +108,13 @@ def test_a_drawing_too_small_to_see_is_refused() -> None:
         draw_smear("NEUTROPHIL", 1, SMALLEST, SMALLEST - 1)
 
 
-def test_samples_are_one_png_per_class(tmp_path: Path) -> None:
-    """The folder is made, holds a lossless file per class, and nothing that was set aside."""
+def test_samples_are_one_jpeg_per_class(tmp_path: Path) -> None:
+    """The folder is made, holds a file per class, and nothing that was set aside."""
     folder = tmp_path / "new" / "samples"
     paths = draw_samples(folder, 7)
-    assert [path.name for path in paths] == [f"{cell.lower()}.png" for cell in CLASSES]
+    assert [path.name for path in paths] == [f"{cell.lower()}.jpg" for cell in CLASSES]
     assert sorted(folder.iterdir()) == sorted(paths)
     for path, cell in zip(paths, CLASSES, strict=True):
-        with Image.open(path, formats=("PNG",)) as picture:
-            assert picture.tobytes() == draw_smear(cell, 7).tobytes()
+        with Image.open(path, formats=("JPEG",)) as picture:
+            written = np.asarray(picture, dtype=np.float64)
+        assert np.abs(written - np.asarray(draw_smear(cell, 7))).mean() < 4
