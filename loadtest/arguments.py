@@ -23,10 +23,26 @@ def amount(text: str) -> float:
     Raises:
         ArgumentTypeError: it is none.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0 < value < math.inf:
         raise ArgumentTypeError(f"{text!r} is no number above 0")
     return value
+
+
+def duration(text: str) -> float:
+    """Read how long: 0 or more.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,14 +1,15 @@
 """Load on a running gateway by Locust: `locust -f loadtest/locustfile.py --help`.
 
 Options, the shape of the load, and the gate. A run without a browser (`--headless`) ends with
-status 0 where the objective was met, 1 where it was not, and 2 where nothing could be measured.
+status 0 where the objective was met, 1 where it was not, and 2 where nothing could be measured. The
+verdict is its last word.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -20,8 +21,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import photographs, requests, samples, target
-from loadtest.arguments import count
-from loadtest.gates import Objective, judge
+from loadtest.arguments import amount, count, duration
+from loadtest.gates import Objective, Verdict, judge
+from loadtest.refusal import STATUS
 from loadtest.samples import Sample
 from loadtest.shapes import SHAPES, Stage, level_at
 from loadtest.users import (
@@ -38,6 +40,10 @@ from loadtest.users import (
 
 __all__ = ["Batch", "Explain", "Interactive", "Mixed", "ModelServer", "Shaped"]  # for Locust
 
+_SHAPES_HELP = (
+    "of the load: --users all the time; up to them in five even steps; a quarter of them, in the "
+    "middle third of the time all; half of them for a tenth of the time, then all; default: steady"
+)
 _DEFAULT_SECONDS = 60
 _kept: list[Sample] = []
 
@@ -56,26 +62,46 @@ class Shaped(LoadTestShape):
 
 
 def _options(parser: LocustArgumentParser) -> None:
+    _check_locusts_own(parser)
     group = parser.add_argument_group("HemaVision")
     add = group.add_argument
     add("--photographs", default="samples", metavar="DIR", help="any folder; default: samples")
     add("--most", type=count, default=50, help="photographs taken from DIR, evenly; default: 50")
-    add("--shape", choices=list(SHAPES), default="steady", help="of the load; default: steady")
+    add("--shape", choices=list(SHAPES), default="steady", help=_SHAPES_HELP)
     add(
         "--loop",
         choices=["closed", "open"],
         default="closed",
         help="closed: --users people who wait for answers; open: --users requests a second",
     )
-    add("--think", type=float, default=1.0, help="seconds on average, closed loop; default: 1")
+    add("--think", type=duration, default=1.0, help="seconds on average, closed loop; default: 1")
     add("--form", type=count, default=4, metavar="N", help="photographs in a form; default: 4")
     add("--model-server", default="127.0.0.1:8500", metavar="HOST:PORT", help="for ModelServer")
     parser.add_argument("--key", env_var="HEMAVISION_KEY", help="API key", is_secret=True)
     add("--cacert", env_var="HEMAVISION_CACERT", metavar="FILE", help="authority for HTTPS")
-    add("--p99-ms", type=float, default=200.0, help="objective of one photograph; default: 200")
-    add("--late-ms", type=float, default=20.0, help="most that 99 %% may be sent late; default: 20")
+    add("--p99-ms", type=amount, default=200.0, help="objective of one photograph; default: 200")
+    add(
+        "--late-ms",
+        type=duration,
+        default=20.0,
+        help="most that 99 %% may be sent late; default: 20",
+    )
     add("--raw", default="loadtest/results/latest-load.csv", metavar="FILE", help="every request")
     add("--plots", metavar="DIR", help="draw the raw data there")
+
+
+def _check_locusts_own(parser: LocustArgumentParser) -> None:
+    """Refuse what Locust would take, or end with the status of a missed objective for."""
+    types = {"user_classes": _user, "num_users": count}
+    for option in parser._actions:  # noqa: SLF001  # argparse shows them to nobody
+        option.type = types.get(option.dest, option.type)
+
+
+def _user(name: str) -> str:
+    known = [users.__name__ for users in Asking.__subclasses__()]
+    if name not in known:
+        raise ArgumentTypeError(f"{name!r} is no user; those are {', '.join(known)}")
+    return name
 
 
 def _prepare(environment: Environment, **_: Any) -> None:
@@ -88,6 +114,8 @@ def _prepare(environment: Environment, **_: Any) -> None:
     where = target.Target(environment.host, options.key, options.cacert)
     if environment.user_classes != [ModelServer]:
         target.check(where)
+    if ModelServer in environment.user_classes:
+        target.check_model_server(options.model_server)
     if not isinstance(environment.runner, MasterRunner):
         _learn_right_answers(environment.user_classes, _setting(options, where))
 
@@ -132,19 +160,32 @@ def _take_samples(data: dict[str, Any], **_: Any) -> None:
 
 def _judge(environment: Environment, **_: Any) -> None:
     """Write what was measured, and end with the gate's status."""
-    environment.process_exit_code = 0
     if isinstance(environment.runner, WorkerRunner):
+        environment.process_exit_code = 0
         return
+    environment.process_exit_code = STATUS  # should the next lines fail
     options = environment.parsed_options
     assert options is not None  # Locust was started by its command
     raw = Path(options.raw)
     samples.write(raw, sorted(_kept, key=lambda sample: sample.at))
     print(f"every request: {raw}")
-    environment.process_exit_code = judge(Objective(options.p99_ms, options.late_ms), _kept)
+    verdict = judge(Objective(options.p99_ms, options.late_ms), _kept)
+    environment.process_exit_code = verdict.status
+    _told_last(environment, verdict)
     if options.plots:
-        subprocess.run(  # noqa: S603  # our own module; matplotlib is no friend of gevent
-            [sys.executable, "-m", "loadtest.plots", raw, "--folder", options.plots], check=True
-        )
+        _draw(raw, options)
+
+
+def _told_last(environment: Environment, verdict: Verdict) -> None:
+    """Tell the verdict below Locust's tables, which come between the two events."""
+    environment.events.quit.add_listener(lambda **_: verdict.tell())  # type: ignore[no-untyped-call]
+
+
+def _draw(raw: Path, options: Namespace) -> None:
+    where = ["--folder", options.plots, "--objective", str(options.p99_ms)]
+    subprocess.run(  # noqa: S603  # our own module; matplotlib is no friend of gevent
+        [sys.executable, "-m", "loadtest.plots", raw, *where], check=True
+    )
 
 
 for _event, _listener in (

@@ -1,7 +1,7 @@
 """Plots of a load test's raw data: `python -m loadtest.plots load.csv --folder DIR`.
 
 NAME-latency.png: percentiles of the latency over the load, of each kind of request.
-NAME-throughput.png: photographs answered a second over the load.
+NAME-throughput.png: photographs answered and refused a second over the load.
 NAME-stages.png: where the server's time went, by its own account.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest import samples
+from loadtest.arguments import amount
 from loadtest.gates import percentile
+from loadtest.refusal import refuse
 from loadtest.samples import RIGHT, Sample
 
 _PERCENTS = {50: ":", 99: "-"}
+_ANSWERED, _REFUSED = (RIGHT,), ("429", "503")
+_OUTCOMES = {_ANSWERED: "-", _REFUSED: "--"}
 _STAGES = ("read", "wait", "prepare", "predict", "explain")
 _LOAD = "load: users, or requests a second in an open loop"
 _DPI = 110
@@ -30,7 +35,7 @@ _DPI = 110
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw all three."""
     given = _arguments(arguments)
-    runs = [samples.read(raw) for raw in given.raw]
+    runs = [_read(raw) for raw in given.raw]
     measured = [one for run in runs for one in run]
     given.folder.mkdir(parents=True, exist_ok=True)
     for name, figure in {
@@ -44,8 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def latency(measured: Iterable[Sample], objective_ms: float) -> Figure:
-    """Percentiles of what was answered rightly, over the load."""
+def _read(raw: Path) -> list[Sample]:
+    try:
+        found = samples.read(raw)
+    except OSError as error:
+        refuse(f"{raw} cannot be read: {error.strerror}.")
+    except ValueError:  # other columns, or no text
+        refuse(f"{raw} has no samples: what --raw of the locustfile wrote is needed.")
+    return found or refuse(f"{raw} has not one request in it: there is nothing to draw.")
+
+
+def latency(measured: Sequence[Sample], objective_ms: float) -> Figure:
+    """Percentiles of what was answered rightly, over the load.
+
+    ``objective_ms`` is one photograph's; a form of several has as many times that.
+    """
     figure, axes = _figure()
     for number, (name, levels) in enumerate(_by_name(measured).items()):
         right = {
@@ -57,8 +75,8 @@ def latency(measured: Iterable[Sample], objective_ms: float) -> Figure:
             values = [percentile(times, percent) for times in right.values()]
             label = f"{name}, p{percent}"
             axes.plot([*right], values, style, marker="o", ms=4, color=f"C{number}", label=label)
-    axes.axhline(objective_ms, color="black", linewidth=0.8)
-    axes.annotate("objective", (0, objective_ms), xytext=(4, 3), textcoords="offset points")
+    for photographs in sorted({sample.photographs for sample in measured}):
+        _objective(axes, objective_ms * photographs, photographs)
     axes.set(xlabel=_LOAD, ylabel="milliseconds", title="Latency over load")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -66,14 +84,23 @@ def latency(measured: Iterable[Sample], objective_ms: float) -> Figure:
     return figure
 
 
+def _objective(axes: Axes, ms: float, photographs: int) -> None:
+    of = "" if photographs == 1 else f" of {photographs} photographs"
+    axes.axhline(ms, color="black", linewidth=0.8)
+    label = f"objective{of}: {ms:g} ms"
+    axes.annotate(label, (0, ms), xytext=(4, 3), textcoords="offset points", fontsize=8)
+
+
 def throughput(runs: Iterable[Sequence[Sample]]) -> Figure:
-    """Photographs answered rightly, a second, over the load."""
+    """Photographs answered rightly, and refused, a second, over the load."""
     figure, axes = _figure()
-    for run in runs:
-        seconds = _seconds(run)
-        for name, levels in _by_name(run).items():
-            rates = [_answered(of_level) / seconds[level] for level, of_level in levels.items()]
-            axes.plot([*levels], rates, "o-", label=name)
+    kinds = [(_seconds(run), *kind) for run in runs for kind in _by_name(run).items()]
+    for number, (seconds, name, levels) in enumerate(kinds):
+        for outcomes, style in _OUTCOMES.items():
+            rates = [_count(of, outcomes) / seconds[level] for level, of in levels.items()]
+            if outcomes == _ANSWERED or any(rates):
+                label = name if outcomes == _ANSWERED else f"{name}, refused (429, 503)"
+                axes.plot([*levels], rates, style, marker="o", color=f"C{number}", label=label)
     axes.set(xlabel=_LOAD, ylabel="photographs a second", title="Throughput over load")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -131,15 +158,17 @@ def _by_name(measured: Iterable[Sample]) -> dict[str, dict[int, list[Sample]]]:
 
 
 def _seconds(run: Iterable[Sample]) -> dict[int, float]:
-    """How long each level lasted: from its first request to its last."""
-    instants: dict[int, list[float]] = defaultdict(list)
-    for one in run:
-        instants[one.level].append(one.at)
-    return {level: max(1.0, max(times) - min(times)) for level, times in instants.items()}
+    """How long each level lasted: each time from its first request to its last."""
+    lasted: dict[int, float] = defaultdict(float)
+    ordered = sorted(run, key=lambda one: one.at)
+    for level, stage in groupby(ordered, key=lambda one: one.level):
+        instants = [one.at for one in stage]
+        lasted[level] += instants[-1] - instants[0]
+    return {level: max(1.0, seconds) for level, seconds in lasted.items()}
 
 
-def _answered(of_level: Iterable[Sample]) -> int:
-    return sum(one.photographs for one in of_level if one.outcome == RIGHT)
+def _count(of_level: Iterable[Sample], outcomes: Container[str]) -> int:
+    return sum(one.photographs for one in of_level if one.outcome in outcomes)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -147,7 +176,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("raw", type=Path, nargs="+", help="what --raw of the locustfile wrote")
     parser.add_argument("--folder", type=Path, required=True, help="where the pictures go")
     parser.add_argument("--name", help="what their names begin with; default: the first file's")
-    parser.add_argument("--objective", type=float, default=200.0, metavar="MS")
+    parser.add_argument(
+        "--objective",
+        type=amount,
+        default=200.0,
+        metavar="MS",
+        help="of one photograph; default: 200",
+    )
     return parser.parse_args(arguments)
 
 

@@ -5,7 +5,9 @@ What the idle service answers in a first quiet pass is right: under load nothing
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
@@ -22,6 +24,9 @@ _RAW = {"Content-Type": "application/octet-stream"}
 _FORM = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
 
 _PROBLEM = re.compile(rb'"urn:hemavision:problem:[^}]*?"status": ?(\d{3})')
+_BUSY = ("429", "503")
+_TRIES = 50
+_PAUSE = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,9 @@ class Request:
 
         The status may be that of one photograph in a form.
         """
-        if reply.outcome != "200":
-            return reply.outcome
-        if self._is_right(reply.body):
+        if reply.outcome == "200" and self._is_right(reply.body):
             return RIGHT
-        problem = _PROBLEM.search(reply.body)
-        return problem[1].decode() if problem else WRONG
+        return _refused(reply) or WRONG
 
     def _is_right(self, body: bytes) -> bool:
         if body == self.right_body:  # pictures are: comparing them decodes them
@@ -115,10 +117,12 @@ def model_server(photographs: Sequence[Photograph], size: int) -> Iterator[Reque
 def with_right_answers(requests: Iterable[Request], send: Send) -> list[Request]:
     """Ask each once, one after the other, and keep the answer as the right one.
 
+    Several load generators do this at once: a service that is busy is asked again.
+
     Raises:
         SystemExit: one is not answered.
     """
-    return [_with_right_answer(request, send(request)) for request in requests]
+    return [_with_right_answer(request, _patiently(send, request)) for request in requests]
 
 
 def misnamed(requests: Iterable[Request]) -> list[str]:
@@ -135,16 +139,48 @@ def misnamed(requests: Iterable[Request]) -> list[str]:
     ]
 
 
+def _patiently(send: Send, request: Request) -> Reply:
+    reply = send(request)
+    for _ in range(_TRIES):
+        if _refused(reply) not in _BUSY:
+            break
+        time.sleep(_PAUSE)
+        reply = send(request)
+    return reply
+
+
 def _with_right_answer(request: Request, reply: Reply) -> Request:
-    name = request.photographs[0].name
-    if reply.outcome != "200":
-        said = reply.body[:300].decode(errors="replace")
-        refuse(f"{name} got {reply.outcome} as {request.name} from an idle service: {said}")
+    if refused := _refused(reply):
+        photograph, said = _why(request, reply)
+        name = f"{photograph.folder}/{photograph.name}"
+        refuse(f"{name} got {refused} as {request.name} from an idle service: {said}")
     try:
         right = request.read(reply.body)
     except ValueError as error:
+        name = request.photographs[0].name
         refuse(f"{name} got {error} as {request.name} from an idle service.")
     return replace(request, right=right, right_body=reply.body)
+
+
+def _refused(reply: Reply) -> str:
+    """Return what there is instead of answers: of the request, or of one photograph in it."""
+    if reply.outcome != "200":
+        return reply.outcome
+    problem = _PROBLEM.search(reply.body)
+    return problem[1].decode() if problem else ""
+
+
+def _why(request: Request, reply: Reply) -> tuple[Photograph, str]:
+    """Return the first photograph that was refused, and what was said."""
+    try:
+        said = json.loads(reply.body)
+        parts = said.get("results") or said.get("photographs") or [said]
+        for photograph, part in zip(request.photographs, parts, strict=False):
+            if detail := (part.get("problem") or part).get("detail"):
+                return photograph, detail
+    except (ValueError, AttributeError):
+        pass  # what said this is no gateway
+    return request.photographs[0], reply.body[:200].decode(errors="replace")
 
 
 def _parts(photographs: Sequence[Photograph], size: int) -> Iterator[list[Photograph]]:

@@ -36,7 +36,7 @@ def step(top: int, seconds: float) -> list[Stage]:
 
 
 def spike(top: int, seconds: float) -> list[Stage]:
-    """Return a quarter of ``top``, all of it for the middle third, and a quarter again."""
+    """Return a quarter of ``top``, all of it in the middle third of the time, a quarter again."""
     calm = max(1, round(top / _SPIKE))
     return [Stage(seconds / 3, level) for level in (calm, top, calm)]
 

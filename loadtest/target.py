@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -68,6 +69,24 @@ def check(target: Target) -> None:
         )
     if status != 200:
         refuse(f"The gateway at {target.url} does not name its model: {status}: {said}")
+
+
+def check_model_server(address: str) -> None:
+    """Make sure that something listens at ``host:port``, where a model server should.
+
+    Raises:
+        SystemExit: nothing does; the sentence says how to have it there.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE):
+            return
+    except (OSError, OverflowError, ValueError) as error:
+        refuse(
+            f"No model server can be reached at {address} ({error}): that of `make run` is at a "
+            "port that it tells nobody. Start one with `python -m export serve --address "
+            "127.0.0.1:8500`, and the gateway with HEMAVISION_MODEL_SERVER=127.0.0.1:8500."
+        )
 
 
 def _get(target: Target, path: str) -> tuple[int, str]:

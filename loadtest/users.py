@@ -6,6 +6,9 @@ sent whatever became of those before, and their time counts from those instants.
 so many requests a second, on any number of workers.
 
 Timed is the exchange alone: bodies were made before, and a reply is judged when its time is over.
+
+A process has one series of photographs under way at a time, as a laboratory counts one smear after
+the other: a gateway lets one client have few of them at once.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, cycle
 from typing import Any, ClassVar
@@ -48,6 +52,9 @@ _EPOCH = time.time() - time.perf_counter()
 
 Make = Callable[[Sequence[Photograph], int], Iterator[Request]]
 
+_ONE_AT_A_TIME: frozenset[Make] = frozenset({requests.differential})
+_under_way: set[Make] = set()
+
 
 def now() -> float:
     """Tell the time, in seconds of the Unix epoch; nobody sets this clock while it runs."""
@@ -80,7 +87,7 @@ class Asking(User):
     host = "http://127.0.0.1:8080"  # unless --host names another
     kinds: ClassVar[Mapping[Make, int]] = {}
     setting: ClassVar[Setting]
-    ready: ClassVar[list[list[Request]]] = []
+    ready: ClassVar[dict[Make, list[Request]]] = {}
     """The requests of each kind, with their right answers."""
     prepared: ClassVar[Event] = Event()
     began: ClassVar[float] = 0.0
@@ -90,7 +97,9 @@ class Asking(User):
         super().__init__(environment)
         Asking.prepared.wait()  # a worker is told to begin while it learns the right answers
         self._send = self.sender(self.setting)
-        self._requests = [cycle(random.sample(kind, len(kind))) for kind in self.ready]
+        self._requests = {
+            make: cycle(random.sample(kind, len(kind))) for make, kind in self.ready.items()
+        }
         self._due = now()
         self._under_way = Group()
 
@@ -104,11 +113,11 @@ class Asking(User):
         """Make the requests and learn the right answers, from a service that is idle."""
         send = cls.sender(setting)
         Asking.setting = setting
-        cls.ready = [
-            requests.with_right_answers(make(setting.photographs, setting.size), send)
+        cls.ready = {
+            make: requests.with_right_answers(make(setting.photographs, setting.size), send)
             for make in cls.kinds
-        ]
-        return list(chain.from_iterable(cls.ready))
+        }
+        return list(chain.from_iterable(cls.ready.values()))
 
     def wait_time(self) -> float:
         """Think, in a closed loop; the instants of an open one are drawn by ``ask``."""
@@ -141,8 +150,21 @@ class Asking(User):
         self._under_way.join(timeout=PATIENCE)
 
     def _exchange(self, due: float, level: int) -> None:
-        (kind,) = random.choices(self._requests, [*self.kinds.values()])  # noqa: S311  # no secret
-        request = next(kind)
+        with self._kind() as kind:
+            self._ask(next(self._requests[kind]), due, level)
+
+    @contextmanager
+    def _kind(self) -> Iterator[Make]:
+        """Draw a kind; of a series none while the process has one under way."""
+        free = {kind: often for kind, often in self.kinds.items() if kind not in _under_way}
+        (drawn,) = random.choices([*free], [*free.values()])  # noqa: S311  # no secret
+        _under_way.update(_ONE_AT_A_TIME & {drawn})
+        try:
+            yield drawn
+        finally:
+            _under_way.discard(drawn)
+
+    def _ask(self, request: Request, due: float, level: int) -> None:
         sent = now()
         reply = self._send(request)
         ended = now()
