@@ -15,80 +15,90 @@ import statistics
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from random import Random
+from typing import Any, cast
 
 from loadtest import tables
 from loadtest.arguments import count
-from loadtest.processes import gateway, model_server
+from loadtest.photographs import Photograph, named
+from loadtest.processes import gateway, served
+from loadtest.refusal import refuse
 
 _BORDER = "photograph-of-a-series"
 
+Way = Callable[[http.client.HTTPConnection], None]
 
-def main() -> int:
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
-    given = _arguments()
-    photographs = _chosen(given.folder, given.photographs)
-    ways: dict[str, Callable[[http.client.HTTPConnection], None]] = {
+    given = _arguments(arguments)
+    photographs = named(given.folder, given.photographs)
+    ways: dict[str, Way] = {
         "singles": lambda connection: _singles(connection, photographs),
         "form": lambda connection: _series(connection, *_form(photographs), len(photographs)),
         "zip": lambda connection: _series(connection, *_zip(photographs), len(photographs)),
     }
-    rates: list[tuple[int, str, float]] = []
-    with model_server(models=given.models) as model, gateway(model.address) as service:
-        connection = http.client.HTTPConnection(service.address.removeprefix("http://"))
-        for number in range(-1, given.rounds):  # the first warms up
-            for name, send in ways.items():
-                started = time.perf_counter()
-                send(connection)
-                rate = len(photographs) / (time.perf_counter() - started)
-                if number >= 0:
-                    rates.append((number, name, rate))
+    with served(given.model_server, given.models) as model, gateway(model) as service:
+        with closing(http.client.HTTPConnection(service.address.removeprefix("http://"))) as line:
+            rates = list(_rates(ways, line, len(photographs), given.rounds))
     _write(given.raw, rates)
-    print(_table(rates, list(ways)))
+    print(f"photographs: {len(photographs)}\n\n{_table(rates, list(ways))}\n")
     print(f"every rate: {given.raw}")
     return 0
 
 
-def _chosen(folder: Path, number: int) -> list[bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".png"})
-    if len(paths) < number:
-        raise SystemExit(f"series: {folder} has {len(paths)} photographs, not {number}")
-    return [path.read_bytes() for path in Random(7).sample(paths, number)]  # noqa: S311  # no secret
+def _rates(
+    ways: Mapping[str, Way], connection: http.client.HTTPConnection, photographs: int, rounds: int
+) -> Iterator[tuple[int, str, float]]:
+    for number in range(-1, rounds):  # the first warms up
+        for name, send in ways.items():
+            started = time.perf_counter()
+            send(connection)
+            rate = photographs / (time.perf_counter() - started)
+            if number >= 0:
+                yield number, name, rate
 
 
-def _singles(connection: http.client.HTTPConnection, photographs: Sequence[bytes]) -> None:
-    for data in photographs:
+def _singles(connection: http.client.HTTPConnection, photographs: Sequence[Photograph]) -> None:
+    for one in photographs:
         kind = {"Content-Type": "application/octet-stream"}
-        connection.request("POST", "/v1/classify?heatmap=none", data, kind)
-        reply = json.load(connection.getresponse())
+        reply = _answer(connection, "/v1/classify?heatmap=none", one.body, kind)
         if "prediction" not in reply:
-            raise SystemExit(f"series: {reply}")
+            refuse(f"{one.folder}/{one.name} was refused: {reply.get('detail', reply)}")
 
 
 def _series(connection: http.client.HTTPConnection, body: bytes, kind: str, number: int) -> None:
-    connection.request("POST", "/v1/differential", body, {"Content-Type": kind})
-    reply = json.load(connection.getresponse())
-    if (
-        "totals" not in reply
-        or reply["totals"]["failed"]
-        or reply["totals"]["photographs"] < number
-    ):
-        raise SystemExit(f"series: {str(reply)[:500]}")
+    reply = _answer(connection, "/v1/differential", body, {"Content-Type": kind})
+    totals = reply.get("totals")
+    if not totals:
+        refuse(f"the series was refused: {reply.get('detail', reply)}")
+    if totals["failed"] or totals["photographs"] < number:
+        refuse(f"of {number} photographs in the series not all were counted: {totals}")
 
 
-def _form(photographs: Sequence[bytes]) -> tuple[bytes, str]:
+def _answer(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]
+) -> dict[str, Any]:
+    try:
+        connection.request("POST", path, body, headers)
+        return cast("dict[str, Any]", json.load(connection.getresponse()))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        refuse(f"the gateway broke off its answer ({type(error).__name__}).")
+
+
+def _form(photographs: Sequence[Photograph]) -> tuple[bytes, str]:
     head = f'--{_BORDER}\r\nContent-Disposition: form-data; name="file"\r\n\r\n'.encode()
-    parts = b"".join(head + data + b"\r\n" for data in photographs)
+    parts = b"".join(head + one.body + b"\r\n" for one in photographs)
     return parts + f"--{_BORDER}--\r\n".encode(), f"multipart/form-data; boundary={_BORDER}"
 
 
-def _zip(photographs: Sequence[bytes]) -> tuple[bytes, str]:
+def _zip(photographs: Sequence[Photograph]) -> tuple[bytes, str]:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
-        for number, data in enumerate(photographs):
-            packed.writestr(f"{number}.jpg", data)
+        for number, one in enumerate(photographs):
+            packed.writestr(f"{number}.jpg", one.body)
     return buffer.getvalue(), "application/zip"
 
 
@@ -113,14 +123,18 @@ def _write(path: Path, rates: Sequence[tuple[int, str, float]]) -> None:
     tables.write_csv(path, ["round", "sent as", "photographs a second"], rows)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with the photographs, in it and below it")
-    parser.add_argument("--photographs", type=count, default=200)
-    parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--models", type=Path, default=Path("models/hemavision"))
-    parser.add_argument("--raw", type=Path, default=Path("series.csv"))
-    return parser.parse_args()
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.series", description="A series beside its photographs one by one."
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="with the photographs, in it and below it")
+    add("--photographs", type=count, default=200, help="at most, evenly of them; default: 200")
+    add("--rounds", type=count, default=3, help="default: 3")
+    add("--models", type=Path, metavar="DIR", help="default: models/hemavision")
+    add("--model-server", metavar="HOST:PORT", help="one that runs already")
+    add("--raw", type=Path, default=Path("loadtest/results/latest-series.csv"), help="every rate")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ def check_model_server(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE):
             return
     except (OSError, OverflowError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         refuse(
-            f"No model server can be reached at {address} ({error}): that of `make run` is at a "
+            f"No model server can be reached at {address} ({reason}): that of `make run` is at a "
             "port that it tells nobody. Start one with `python -m export serve --address "
             "127.0.0.1:8500`, and the gateway with HEMAVISION_MODEL_SERVER=127.0.0.1:8500."
         )
