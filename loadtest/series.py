@@ -40,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "form": lambda connection: _series(connection, *_form(photographs), len(photographs)),
         "zip": lambda connection: _series(connection, *_zip(photographs), len(photographs)),
     }
-    with served(given.model_server, given.models) as model, gateway(model) as service:
-        with closing(http.client.HTTPConnection(service.address.removeprefix("http://"))) as line:
-            rates = list(_rates(ways, line, len(photographs), given.rounds))
+    with (
+        served(given.model_server, given.models) as model,
+        gateway(model) as service,
+        closing(http.client.HTTPConnection(service.address.removeprefix("http://"))) as connection,
+    ):
+        rates = list(_rates(ways, connection, len(photographs), given.rounds))
     _write(given.raw, rates)
     print(f"photographs: {len(photographs)}\n\n{_table(rates, list(ways))}\n")
     print(f"every rate: {given.raw}")
