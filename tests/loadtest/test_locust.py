@@ -4,19 +4,21 @@ import asyncio
 import json
 import re
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
+from loadtest import processes
 from loadtest import samples as raw
 from loadtest.samples import RIGHT
 
 PATIENT = ["--p99-ms", "100000", "--late-ms", "100000"]  # how fast it is here is no matter
 SECONDS = "10s"  # from the start of the test, on a machine that may have other work
-MINUTE = ["--run-time", "60s", "--think", 0.05]  # at most: until.py ends it before
+MINUTE = ["--run-time", "60s", "--think", 0.01]  # at most: until.py ends it before
 
 
 def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, tmp_path):
-    """Three of each or more; every request is in the raw data, with the server's account of it."""
+    """Three of each or more, of 100 in all; every request is in the raw data, with the server's account of it."""
     users = ["Interactive", "Explain", "Batch", "ModelServer"]
     load = ["--photographs", samples, "--users", 4, "--model-server", model_server, *MINUTE]
     until = ["--until", "interactive,explain,of 4,model server"]
@@ -34,12 +36,12 @@ def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, t
 
 def test_an_open_loop_sends_by_its_own_clock(locust, gateway, samples, tmp_path):
     """Mixed work in steps, with a report and plots: no user waits for another's answer."""
-    load = ["--photographs", samples, "--users", 5, "--run-time", SECONDS, "--loop", "open"]
+    load = ["--photographs", samples, "--users", 30, "--run-time", SECONDS, "--loop", "open"]
     report = ["--html", tmp_path / "load.html", "--plots", tmp_path]
     done = locust("--host", gateway, *load, "--shape", "step", *PATIENT, *report)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = raw.read(tmp_path / "raw.csv")
-    assert {sample.level for sample in kept} <= {1, 2, 3, 4, 5}
+    assert {sample.level for sample in kept} <= {6, 12, 18, 24, 30}
     assert all(sample.ms >= sample.late_ms >= 0 for sample in kept)
     assert "<html" in (tmp_path / "load.html").read_text()
     assert (tmp_path / "raw-latency.png").stat().st_size > 0
@@ -62,7 +64,18 @@ def test_a_missed_objective_ends_with_1(locust, gateway, samples):
     load = ["--photographs", samples, *MINUTE, "--until", "interactive"]
     done = locust("Interactive", "--host", gateway, *load, "--p99-ms", 0.01)
     assert done.returncode == 1
-    assert "Objective missed: 1 % of interactive took" in done.stderr
+    told = done.stderr.splitlines()[-1]  # below Locust's tables
+    assert told.startswith("Objective missed: ")
+    assert "requests of interactive took longer than 0.01 ms for each photograph" in told
+
+
+def test_series_do_not_collide(locust, model_server, samples):
+    """Six programs at one address, where a gateway counts one series of a client at a time."""
+    patient = {**processes.PATIENT, "CLIENT_SHARE": "0.5", "MAX_IN_FLIGHT": "2"}
+    with processes.gateway(model_server, **patient) as running:
+        load = ["--photographs", samples, "--users", 6, *MINUTE, "--until", "differential of 4"]
+        done = locust("Batch", "--host", running.address, *load, *PATIENT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_to_load_ends_with_2(locust, nobody, samples):
@@ -81,11 +94,41 @@ def test_no_photographs_end_with_2(locust, gateway, tmp_path):
     assert told.startswith(f"no photograph in {tmp_path}")
 
 
-def test_no_photograph_at_all_is_not_to_be_asked_for(locust, gateway, samples):
-    """`--most 0`: one sentence."""
-    done = locust("--host", gateway, "--photographs", samples, "--most", 0)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--most", 0], "argument --most: '0' is no whole number from 1 on"),
+        (["--users", 0], "argument -u/--users: '0' is no whole number from 1 on"),
+        (["--think", -1], "argument --think: '-1' is no number from 0 on"),
+        (["--late-ms", -1], "argument --late-ms: '-1' is no number from 0 on"),
+        (["--p99-ms", 0], "argument --p99-ms: '0' is no number above 0"),
+        (["Interactiv"], "'Interactiv' is no user; those are Interactive, Explain, Batch, Mixed,"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_2(given, told, locust, nobody):
+    """One sentence, before anybody is asked."""
+    done = locust("--host", nobody, *given)
     assert done.returncode == 2
-    assert "argument --most: '0' is no whole number from 1 on" in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line]
+    assert told in said
+
+
+def test_no_model_server_ends_with_2(locust, nobody, samples):
+    """One sentence, with how to have one at a known port."""
+    there = nobody.removeprefix("http://")
+    done = locust("ModelServer", "--model-server", there, "--photographs", samples)
+    assert done.returncode == 2
+    (told,) = [line for line in done.stderr.splitlines() if "locust" not in line]
+    assert told.startswith(f"No model server can be reached at {there} (Connection refused): ")
+    assert "HEMAVISION_MODEL_SERVER=" in told
+
+
+def test_raw_data_that_cannot_be_written_is_no_success(locust, gateway, samples):
+    """Locust tells why."""
+    load = ["--photographs", samples, *MINUTE, "--until", "interactive", *PATIENT]
+    done = locust("Interactive", "--host", gateway, *load, "--raw", samples / "cell.jpg/raw.csv")
+    assert done.returncode == 2
+    assert "NotADirectoryError" in done.stderr or "FileExistsError" in done.stderr
 
 
 def test_the_key_is_taken_from_the_environment(locust, guarded, samples):

@@ -88,7 +88,42 @@ def test_a_service_that_answers_nothing_when_idle_is_not_loaded(cells, capsys):
     with pytest.raises(SystemExit) as ended:
         learnt(requests.interactive, cells, Reply(415, b'{"detail": "Send a JPEG."}'))
     assert ended.value.code == 2
-    assert "0.jpg got 415" in capsys.readouterr().err
+    told = "MONOCYTE/0.jpg got 415 as interactive from an idle service: Send a JPEG.\n"
+    assert capsys.readouterr().err == told
+
+
+PROBLEM = {
+    "type": "urn:hemavision:problem:unsupported-media", "status": 415, "detail": "Send a JPEG."
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"results": [json.loads(reply().body), PROBLEM]},
+        {"photographs": [{"prediction": "MONOCYTE", "problem": None}, {"problem": PROBLEM}]},
+    ],
+)
+def test_the_photograph_that_is_refused_in_a_form_is_named(said, cells, capsys):
+    """In a batch or a series: the second of its photographs."""
+    (form,) = requests.batch(cells, 3)
+    with pytest.raises(SystemExit) as ended:
+        requests.with_right_answers([form], lambda _: Reply(200, json.dumps(said).encode()))
+    assert ended.value.code == 2
+    told = "MONOCYTE/1.jpg got 415 as batch of 3 from an idle service: Send a JPEG.\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    "busy", [Reply(429), Reply(503), Reply(200, json.dumps(PROBLEM | {"status": 503}).encode())]
+)
+def test_a_service_that_others_ask_too_is_asked_again(busy, cells):
+    """Each worker learns the right answers: what it was refused for that is none of them."""
+    replies = iter([busy, reply()])
+    asked = requests.with_right_answers(
+        list(requests.interactive(cells[:1], 1)), lambda _: next(replies)
+    )
+    assert asked[0].outcome(reply()) == RIGHT
 
 
 def test_forms_hold_as_many_photographs_as_asked(cells):

@@ -59,6 +59,19 @@ def test_a_rejected_key_is_told(guarded, refused):
     target.check(Target(url, key))
 
 
+def test_a_model_server_that_is_there_is_taken(model_server):
+    """Nothing is said."""
+    target.check_model_server(model_server)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "127.0.0.1:99999", ":0"])
+def test_no_model_server_is_told(address, refused):
+    """And how to start one whose address is known."""
+    told = refused(target.check_model_server, address)
+    assert told.startswith(f"No model server can be reached at {address} (")
+    assert "`python -m export serve --address 127.0.0.1:8500`" in told
+
+
 def test_folders_without_photographs_are_told(tmp_path, refused):
     """Empty, absent, or with a file that leads nowhere."""
     assert "no photograph in" in refused(photographs.named, tmp_path, 1)

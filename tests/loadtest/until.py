@@ -9,7 +9,7 @@ runners.WORKER_REPORT_INTERVAL = 0.2  # seconds: a master knows of its workers' 
 
 @events.init_command_line_parser.add_listener
 def add_option(parser):
-    parser.add_argument("--until", help="names that each come up three times, or parts of them")
+    parser.add_argument("--until", help="names, or parts of them: three of each, of 100")
 
 
 @events.init.add_listener
@@ -23,7 +23,8 @@ def watch(environment, runner, **_):
         answered = Counter()
         for entry in runner.stats.entries.values():
             answered.update({name: entry.num_requests for name in wanted if name in entry.name})
-        if runner.shape_greenlet and all(answered[name] >= 3 for name in wanted):
+        enough = runner.stats.total.num_requests >= 100  # of fewer no percentile is told
+        if runner.shape_greenlet and enough and all(answered[name] >= 3 for name in wanted):
             runner.shape_greenlet.kill(block=False)  # as if the shape had ended
 
     events.request.add_listener(look)
