@@ -30,6 +30,7 @@ _OUTCOMES = {_ANSWERED: "-", _REFUSED: "--"}
 _STAGES = ("read", "wait", "prepare", "predict", "explain")
 _LOAD = "load: users, or requests a second in an open loop"
 _DPI = 110
+_WIDE_ENOUGH = 0.04  # of a bar, to have its figure in it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,8 +138,8 @@ def _bar(axes: Axes, row: int, times: Sequence[dict[str, float]]) -> None:
     parts["outside it"] = max(0.0, float(np.mean([one["round trip"] for one in times])) - total)
     for number, (name, ms) in enumerate(parts.items()):
         axes.barh(row, ms, left=left, height=0.4, color=f"C{number}", label=name)
-        if ms > 2:
-            axes.text(left + ms / 2, row, f"{ms:.0f}", ha="center", va="center", color="white")
+        if ms > _WIDE_ENOUGH * (total + parts["outside it"]):
+            axes.text(left + ms / 2, row, f"{ms:.1f}", ha="center", va="center", color="white")
         left += ms
 
 

@@ -36,7 +36,10 @@ def test_an_objective_that_is_met_ends_with_0(capsys):
         ([*QUICK, sample(ms=200.04), sample(ms=900)], f"{SLOW} 900.0 ms; 1 in 100 may."),
         ([*QUICK, *[sample(ms=200.04)] * 2], f"{SLOW} 200.0 ms; 1 in 100 may."),
         ([*QUICK, sample(), sample(outcome="500")], "1 of 100 requests of interactive were answer"),
-        ([*QUICK, sample(), sample(outcome="503")], "requests of interactive were answered with 50"),
+        (
+            [*QUICK, sample(), sample(outcome="503")],
+            "requests of interactive were answered with 50",
+        ),
         ([*QUICK, sample(), sample(outcome="429")], "with HEMAVISION_CLIENT_SHARE=1 allows it"),
         ([*QUICK, sample(), sample(outcome=WRONG)], "answered otherwise than by the idle service"),
         ([*QUICK, sample(), sample(outcome="SSLError")], "no answer: SSLError"),

@@ -18,7 +18,7 @@ MINUTE = ["--run-time", "60s", "--think", 0.01]  # at most: until.py ends it bef
 
 
 def test_each_user_is_answered_rightly(locust, gateway, model_server, samples, tmp_path):
-    """Three of each or more, of 100 in all; every request is in the raw data, with the server's account of it."""
+    """Three of each or more, of 100; all are in the raw data, with the server's account of them."""
     users = ["Interactive", "Explain", "Batch", "ModelServer"]
     load = ["--photographs", samples, "--users", 4, "--model-server", model_server, *MINUTE]
     until = ["--until", "interactive,explain,of 4,model server"]
