@@ -30,7 +30,6 @@ from PIL import Image
 from loadtest import photographs, pictures, tables
 from loadtest.arguments import count
 
-_SIDES = (256, 360, 640, 2048)
 _INPUT = (224, 224)
 _BILINEAR = Image.Resampling.BILINEAR
 _HUFFMAN, _RUNS = 2, 3  # zlib's strategies
@@ -70,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times = [
         one
         for number in range(-1, given.rounds)
-        for side in _SIDES
+        for side in pictures.SIDES
         for picture in chosen
-        for one in _measured(_enlarged(picture, side), side, number)
+        for one in _measured(pictures.enlarged(picture, side), side, number)
         if number >= 0  # the first round warms up
     ]
     _write(given.raw, times)
@@ -181,12 +180,6 @@ def _difference(made: NDArray[np.uint8], trained_on: NDArray[np.uint8]) -> int:
     return int(np.abs(seen.astype(int) - trained_on).max())
 
 
-def _enlarged(picture: Image.Image, side: int) -> Image.Image:
-    scale = side / max(picture.size)
-    size = tuple(round(scale * length) for length in picture.size)
-    return picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-
-
 def _tables(times: list[Time]) -> str:
     stages = list(dict.fromkeys(one.stage for one in times))
     return "\n\n".join(_table([one for one in times if one.stage == stage]) for stage in stages)
@@ -196,10 +189,16 @@ def _table(times: list[Time]) -> str:
     stage = times[0].stage
     result = "kB" if stage == "encode" else "largest difference of the model's input, of 255"
     rows = [
-        [name, *(_cell([t for t in times if (t.contender, t.side) == (name, s)]) for s in _SIDES)]
+        [
+            name,
+            *(
+                _cell([t for t in times if (t.contender, t.side) == (name, s)])
+                for s in pictures.SIDES
+            ),
+        ]
         for name in dict.fromkeys(one.contender for one in times)
     ]
-    header = [f"{stage}: median ms; {result}", *(f"{side} px" for side in _SIDES)]
+    header = [f"{stage}: median ms; {result}", *(f"{side} px" for side in pictures.SIDES)]
     return tables.markdown(header, rows)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import aiohttp
 
-from loadtest import photographs, pictures, processes, tables
+from loadtest import machine, photographs, pictures, processes, tables
 from loadtest.arguments import count
 from loadtest.refusal import refuse
 
@@ -37,6 +37,7 @@ _READINGS = 10
 _READY_WITHIN = 30.0  # seconds
 _PAUSE = 0.01  # seconds between two questions whether it is ready
 _CLIENTS = 4
+_RECORD = Path("loadtest/results/footprint.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # the kernel counts in batches of pages, and may have noted a little less than was read
             highest = max(_mb(pid, "VmHWM"), *memory.values())
     _write(given.raw, starts, memory, highest)
-    print(_told(starts, memory, highest))
+    told = _told(starts, memory, highest)
+    print(f"{told}\nevery reading: {given.raw}")
+    if given.record:
+        here = machine.sentence(machine.facts())
+        link = f"[Every reading](results/{_RECORD.name})"
+        tables.put("footprint", f"```\n{told}\n```\n\n{here}. {link}.")
     return 0 if _kept(starts, memory, highest) else 1
 
 
@@ -161,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--starts", type=count, default=5)
     parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
     parser.add_argument("--requests", type=count, default=10_000)
-    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/footprint.csv"))
+    parser.add_argument("--raw", type=Path, default=_RECORD)
+    parser.add_argument("--record", action="store_true", help="put it into the README as well")
     return parser
 
 

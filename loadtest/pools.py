@@ -71,7 +71,7 @@ def _measured(
         times = rounds.interleaved(compared, plan.rounds, len(bodies))
         turns = rounds.saturated(compared, plan.turns, plan.clients, plan.seconds, len(bodies))
     run = report.Run(times, turns)
-    described = report.record([run], plan, machine.facts(), set())
+    described = report.record([run], plan, machine.facts(), set(), made="python -m loadtest.pools")
     prefix = "" if given.record else "latest-"
     report.write(given.results, f"{prefix}pools-{cores}", described, [run])
     return described

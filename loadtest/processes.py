@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -72,22 +73,29 @@ def together(*parts: AbstractContextManager[Part]) -> Iterator[list[Part]]:
 @contextmanager
 def _running(module: str, *arguments: str, **environment: str) -> Iterator[Part]:
     """Run a module until its first line, whose last word is its address; stop it afterwards."""
-    process = subprocess.Popen(  # noqa: S603  # our own modules
-        [sys.executable, "-m", module, *arguments],
-        env={k: v for k, v in os.environ.items() if "HEMAVISION" not in k} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None  # it is a pipe
-            line = process.stdout.readline()
-            if not line:
-                refuse(f"{module} did not start; run it by hand to see why.")
-            yield Part(process, line.split()[-1])
-        finally:
-            _stop(process)
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would fill
+        process = subprocess.Popen(  # noqa: S603  # our own modules
+            [sys.executable, "-m", module, *arguments],
+            env={k: v for k, v in os.environ.items() if "HEMAVISION" not in k} | environment,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+        with process:
+            try:
+                assert process.stdout is not None  # it is a pipe
+                line = process.stdout.readline()
+                if not line:
+                    said.seek(0)
+                    refuse(f"{module} did not start: {_last_line(said.read())}")
+                yield Part(process, line.split()[-1])
+            finally:
+                _stop(process)
+
+
+def _last_line(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else "it said nothing; run it by hand to see why."
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

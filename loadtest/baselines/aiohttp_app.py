@@ -1,8 +1,8 @@
-"""The least that a gateway in Python does: aiohttp and Pillow before the same model server.
+"""About the least that a gateway in Python does: aiohttp and Pillow before the same model server.
 
 It decodes, asks once over gRPC and draws, and nothing else: no limits, no checks of the answer, no
-quality, no metrics, no log, no deadline. What is over this is what the gateway's care costs; what
-is below it, no gateway with these libraries reaches.
+quality, no metrics, no log, no deadline. What the gateway takes beyond this, its care costs; what
+this takes beyond the bare model server is the price of a second process with these libraries.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import Image
 
 from loadtest import predict
 from loadtest.baselines.drawing import overlay
-from loadtest.requests import CLASSES
 
+CLASSES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")  # model_card.json, "classes"
 _LARGEST = 16 * 1024 * 1024  # bytes; aiohttp's own limit is 1 MB
 
 Ask = Callable[[bytes], Any]

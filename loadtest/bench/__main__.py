@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(machine.sentence(here))
     runs, ours = _runs(given, plan, [one.body for one in found])
-    described = report.record(runs, plan, here, ours)
+    made = shlex.join(["python", "-m", "loadtest.bench", *(arguments or sys.argv[1:])])
+    described = report.record(runs, plan, here, ours, made)
+    described["photographs"] = [one.name for one in found]
     _keep(given, described, runs)
     return 0 if recorded is None else _compare(described, recorded)
 
@@ -58,7 +61,9 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
     name = _RECORD if given.record else _LATEST
     report.write(given.results, name, described, runs)
     plots.draw(given.results, name, described, runs)
-    table = f"{report.table(described)}\n\n{goals.told(described)}"
+    table = report.table(described)
+    if not given.quick:  # which is too little to say so much
+        table = f"{table}\n\n{goals.told(described)}"
     if given.record:
         table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
     print(f"\n{table}\n\nevery time: {given.results / name}-times.csv")

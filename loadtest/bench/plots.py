@@ -17,7 +17,7 @@ _TICKS = (5, 10, 20, 50, 100, 200, 500, 1000)
 _COSTS = {
     "throughput": "photographs a second",
     "cpu": "CPU seconds per 1,000 photographs",
-    "memory": "peak memory",
+    "memory": "peak memory of all processes",
 }
 
 
@@ -59,12 +59,17 @@ def _cost(of_runs: Sequence[Figures]) -> Figure:
         spread = [middle - values.min(axis=0), values.max(axis=0) - middle]
         axes.barh(names, middle, xerr=spread, color=[_colour(name) for name in names])
         for row, ratio in enumerate(middle):
+            beside = (values[:, row].max(), row)  # of the line that shows the runs' spread
             axes.annotate(
-                f"{ratio:.2f}", (ratio, row), textcoords="offset points", xytext=(8, -3), fontsize=8
+                f"{ratio:.2f}", beside, textcoords="offset points", xytext=(4, -3), fontsize=8
             )
-        axes.set_xlim(0, values.max() * 1.2)
+        axes.set_xlim(0, values.max() * 1.25)
         axes.set_title(f"{title}\n(times {BASELINE})", fontsize=9)
         axes.axvline(1, color="black", linewidth=0.8)
+    if len(of_runs) > 1:
+        figure.supxlabel(
+            f"the middle of {len(of_runs)} runs, and from lowest to highest", fontsize=8
+        )
     return figure
 
 

@@ -43,11 +43,16 @@ class Run:
         return figures(self.times, self.turns)
 
 
-def record(runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str]) -> dict[str, Any]:
-    """Describe the runs; with enough of them, the bands between which one more is expected."""
+def record(
+    runs: Sequence[Run], plan: Plan, machine: Machine, ours: set[str], made: str
+) -> dict[str, Any]:
+    """Describe the runs; with enough of them, the bands between which one more is expected.
+
+    ``made`` is the command line that made them.
+    """
     of_runs = [plain(ratios(run.figures)) for run in runs]
     described: dict[str, Any] = {
-        "made": "python -m loadtest.bench" + (" --record" if len(runs) > 1 else ""),
+        "made": made,
         "plan": asdict(plan),
         "machine": machine,
         "ours": sorted(ours),
@@ -106,7 +111,8 @@ def table(described: dict[str, Any]) -> str:
     drawn = tables.markdown(["", *MEASURES, "refused"], rows)
     base = [run[BASELINE] for run in described["figures"]]
     units = "; ".join(
-        f"{unit} {median([run[measure] for run in base]):.3g}" for measure, unit in MEASURES.items()
+        f"{unit} {_plain(median(run[measure] for run in base))}"
+        for measure, unit in MEASURES.items()
     )
     return f"{drawn}\n\n1.00 is {BASELINE}: {units}."
 
@@ -115,6 +121,10 @@ def told(recorded: Bands) -> str:
     """Say how large a change for the worse must be for a check to tell it."""
     each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in smallest(recorded).items())
     return f"The smallest change for the worse that a check tells: {each}."
+
+
+def _plain(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def _spread(values: Sequence[float]) -> str:

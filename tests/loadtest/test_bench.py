@@ -6,7 +6,8 @@ from statistics import median
 
 import pytest
 
-from loadtest import machine, pictures, tables
+from export.smear import draw_samples
+from loadtest import machine, photographs, pictures, tables
 from loadtest.bench import BASELINE, gate, goals, report
 from loadtest.bench.__main__ import main
 from loadtest.bench.contenders import NAMES
@@ -57,7 +58,7 @@ def record(results: Path, factor: float, photographs: str, **facts: object) -> N
     runs = invented_runs(factor)
     here = machine.facts() | facts
     ours = {name for name in NAMES if name.startswith(("bare", "gateway"))}
-    report.write(results, "bench", report.record(runs, plan, here, ours), runs)
+    report.write(results, "bench", report.record(runs, plan, here, ours, "here"), runs)
 
 
 def test_one_run_measures_all_and_the_gate_tells_what_is_worse(options, jpeg, tmp_path, capsys):
@@ -175,6 +176,17 @@ def test_the_readme_has_the_record():
     for name, of_one in report.recorded_bands(recorded).items():
         for measure, band in of_one.items():
             assert band == pytest.approx(again[name][measure])
+
+
+def test_the_record_is_of_what_is_compared_now(tmp_path):
+    """Its contenders are today's and, on a machine of its kind, its photographs the samples."""
+    recorded = json.loads(RECORD.read_text())
+    assert tuple(recorded["figures"][0]) == NAMES
+    draw_samples(tmp_path / "samples", seed=1)
+    found = photographs.named(tmp_path / "samples", most=100)
+    assert recorded["photographs"] == [one.name for one in found]
+    if not gate.differences(machine.facts(), recorded["machine"]):
+        assert recorded["plan"]["photographs"] == pictures.digest(found)
 
 
 def test_the_capacity_of_a_cluster_is_planned_with_the_record():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loadtest import codecs, footprint
+from loadtest import codecs, footprint, stages
 
 
 @pytest.fixture
@@ -30,6 +30,23 @@ def test_codecs_are_compared_on_every_size(samples, tmp_path, capsys):
     (header,) = (line for line in printed.splitlines() if "encode" in line)
     assert all(len(line) == len(header) for line in printed.split(header)[1].split("\n")[1:3])
     assert {row["result"] for row in rows if row["contender"] == "bilinear"} == {"0"}
+
+
+def test_a_photographs_time_is_told_stage_by_stage(samples, tiny_models, tmp_path, capsys):
+    """The stages and what is beside them add up to what the client waited, in every row."""
+    raw = tmp_path / "stages.csv"
+    given = [str(samples), "--models", str(tiny_models), "--rounds", "2", "--raw", str(raw)]
+    assert stages.main(given) == 0
+    printed = capsys.readouterr().out
+    for row in ("decode, resize, tensor", "HTTP, JSON, waits", "the client waits"):
+        assert f"| {row} " in printed
+    with raw.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["side"] for row in rows] == ["256", "360", "640", "2048"] * 2
+    for row in rows:
+        staged = sum(float(row[stage]) for stage in ("prepare", "predict", "explain"))
+        assert 0 < staged < float(row["client"])
+        assert float(row["bare"]) > 0
 
 
 def test_codecs_refuse_what_is_no_picture(samples, capsys):
