@@ -57,10 +57,20 @@ class Network(NamedTuple):
     def answer(self, hidden: tf.Tensor) -> dict[str, tf.Tensor]:
         """Everything that the hidden features alone tell."""
         logits = self.logits(hidden)
-        answer = {contract.PROBABILITIES: tf.nn.softmax(logits), contract.LOGITS: logits}
+        answer = {contract.PROBABILITIES: softmax(logits), contract.LOGITS: logits}
         if self.familiarity is None:  # weights that were never released
             return answer
         return answer | {contract.UNFAMILIARITY: unfamiliarity(hidden, self.familiarity)}
+
+
+def softmax(logits: tf.Tensor) -> tf.Tensor:
+    """Turn logits into probabilities, float32 [N, C], step by step.
+
+    TensorFlow's rewriter to bfloat16 leaves `Exp` and `Sum` in float32; of `Softmax` it makes
+    what misses 1 by up to a quarter of a percent.
+    """
+    odds = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
+    return odds / tf.reduce_sum(odds, axis=-1, keepdims=True)
 
 
 def classify(network: Network, images: tf.Tensor) -> dict[str, tf.Tensor]:

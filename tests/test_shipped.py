@@ -122,8 +122,8 @@ async def test_drawn_samples_are_answered_right(server, aiohttp_client):
 
 
 def test_up_starts_everything_and_stops_it(version, tmp_path):
-    """Model server and gateway run, answer a sample, and are both gone after Ctrl-C; in bfloat16,
-    where the processor multiplies in it.
+    """Model server and gateway run, answer the samples, and are both gone after Ctrl-C; in
+    bfloat16, where the processor multiplies in it, and even there probabilities add up to 1.
     """
     precision = "bfloat16" if multiplies_bfloat16() else ""
     process = subprocess.Popen(
@@ -140,6 +140,11 @@ def test_up_starts_everything_and_stops_it(version, tmp_path):
     told = Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")
     assert ("--mixed-precision" in told) == bool(precision)
     assert cli.main(["classify", str(tmp_path / "samples/monocyte.jpg"), "--url", url]) == 0
+    for sample in (tmp_path / "samples").iterdir():
+        request = urllib.request.Request(f"{url}/v1/classify", sample.read_bytes(), BINARY)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            probabilities = json.load(response)["probabilities"].values()
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
     with urllib.request.urlopen(f"{url}/v1/model", timeout=10) as response:
         assert json.load(response)["card"]["weights"] == CARD["weights"]
     process.send_signal(signal.SIGINT)
