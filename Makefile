@@ -28,8 +28,8 @@ bench-check: .venv/model  ## the same; status 1 where it became slower than reco
 
 bench-record: .venv/model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
 	$(BIN)/python -m loadtest.bench --record
-	$(BIN)/python -m loadtest.capacity --record --price-per-core-hour $(PRICE)
 	$(BIN)/python -m loadtest.fleet --record
+	$(BIN)/python -m loadtest.capacity --record --price-per-core-hour $(PRICE)
 
 .venv/model: .venv/dev
 	$(BIN)/python -m export draw samples

@@ -17,9 +17,11 @@ from typing import Any
 
 import aiohttp
 
-from loadtest import photographs, processes
+from loadtest import idle, photographs, processes
 from loadtest.arguments import amount
+from loadtest.photographs import Photograph
 from loadtest.steady import REFUSED, Reply, counts, steady_load
+from loadtest.target import Target
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class _Seen:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; status 1 where a request was lost, or refused too early."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, most=100)
-    seen = asyncio.run(_drain(bodies, given))
+    found = photographs.named(given.photographs, most=20)
+    seen = asyncio.run(_drain(found, given))
     phases = {
         "before SIGTERM": [r for r in seen.replies if r.sent < seen.told],
         "after it": [r for r in seen.replies if r.sent >= seen.told],
@@ -54,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if well else 1
 
 
-async def _drain(bodies: list[bytes], given: Any) -> _Seen:
+async def _drain(found: list[Photograph], given: Any) -> _Seen:
     with (
         processes.served(given.model_server, given.models) as model_server,
         # all load comes from one address here
         processes.gateway(model_server, CLIENT_SHARE="1", DRAIN=str(given.drain)) as gateway,
     ):
+        idle.answered(Target(gateway.address), found)
+        bodies = [one.body for one in found]
         async with (
             aiohttp.ClientSession() as session,
             steady_load(f"{gateway.address}/v1/classify", bodies, given.rate) as replies,

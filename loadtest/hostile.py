@@ -18,89 +18,132 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtest import photographs, processes, tables
+from loadtest import idle, photographs, processes, tables
 from loadtest.arguments import count
+from loadtest.target import Target
 
 _PHASES = ("before", "while", "after")
 _PATIENCE = 5.0  # seconds for a reply to what is hostile
 _HELD = "no reply"
+_CLIENTS = 3  # that send what is hostile
 
-Time = tuple[int, str, int, float]
-"""Of one good photograph: round, phase, status and milliseconds."""
+_GOOD = "a good photograph"
+
+
+class Reply(NamedTuple):
+    """What one request got: ``status`` is one of HTTP, or _HELD, ``what`` it was, _GOOD or not."""
+
+    round: int
+    phase: str
+    what: str
+    status: str
+    ms: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write every time, and print the table."""
+    """Measure, write every reply, and print the tables."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, most=20)
+    found = photographs.named(given.photographs, most=20)
     with (
         processes.served(given.model_server, given.models) as model_server,
         # all comes from one address here
         processes.gateway(model_server, CLIENT_SHARE="1", DEADLINE="2") as gateway,
     ):
-        times, hostile = asyncio.run(_measure(gateway.address, bodies, given))
-    _write(given.raw, times)
-    print(_table(times))
-    print("hostile:", ", ".join(f"{n} x {status}" for status, n in sorted(hostile.items())))
-    well = all(status == 200 for _, phase, status, _ in times if phase != "while")
-    return 0 if well and all(_expected(status) for status in hostile) else 1
+        idle.answered(Target(gateway.address), found)
+        bodies = [one.body for one in found]
+        replies = asyncio.run(_measure(gateway.address, bodies, given.rounds))
+    tables.write_csv(given.raw, Reply._fields, (_row(reply) for reply in replies))
+    good, others = _parted(replies)
+    print(f"{_table(good)}\n\n{_hostile_table(others)}\n\nevery reply: {given.raw}")
+    sentences = missed(replies)
+    for sentence in sentences:
+        print(f"Missed: {sentence}", file=sys.stderr)
+    return 1 if sentences else 0
+
+
+def missed(replies: list[Reply]) -> list[str]:
+    """Say which good photographs were not answered, and what hostile ones got that is not meant."""
+    good, others = _parted(replies)
+    return [*_lost(good), *_unexpected(others)]
+
+
+def _parted(replies: list[Reply]) -> tuple[list[Reply], list[Reply]]:
+    """Return the good ones' and the others'."""
+    good = [reply for reply in replies if reply.what == _GOOD]
+    return good, [reply for reply in replies if reply.what != _GOOD]
+
+
+def _lost(good: list[Reply]) -> Iterator[str]:
+    lost = Counter(r.status for r in good if r.phase != "while" and r.status != "200")
+    for status, number in sorted(lost.items()):
+        yield f"{number} good photographs got {status} before or after the hostile requests."
+
+
+def _unexpected(hostile: list[Reply]) -> Iterator[str]:
+    met = Counter((r.what, r.status) for r in hostile if not _expected(r.status))
+    for (what, status), number in sorted(met.items()):
+        yield f"{what} got {status}, {number} times: 4xx, 200, 503 or no reply is expected."
 
 
 def _expected(status: str) -> bool:
     return status in ("200", "503", _HELD) or status.startswith("4")
 
 
-async def _measure(url: str, bodies: list[bytes], given: Any) -> tuple[list[Time], Counter[str]]:
-    times: list[Time] = []
-    hostile: Counter[str] = Counter()
+async def _measure(url: str, bodies: list[bytes], rounds: int) -> list[Reply]:
+    replies: list[Reply] = []
     async with aiohttp.ClientSession(f"{url}/") as session:
-        await _one_by_one(session, bodies)  # warm
-        for number in range(given.rounds):
+        for number in range(rounds):
             for phase in _PHASES:
-                async with _hostility(url, bodies[0], hostile, clients=3 * (phase == "while")):
-                    taken = await _one_by_one(session, bodies)
-                times += [(number, phase, status, ms) for status, ms in taken]
-    return times, hostile
+                corpus = _corpus(bodies[0]) if phase == "while" else {}
+                async with _hostility(url, corpus, number) as hostile:
+                    good = await _one_by_one(session, bodies)
+                replies += [Reply(number, phase, *one) for one in (*good, *hostile)]
+    return replies
 
 
-async def _one_by_one(
-    session: aiohttp.ClientSession, bodies: list[bytes]
-) -> list[tuple[int, float]]:
+_Met = tuple[str, str, float]
+"""What it was, its status, and milliseconds."""
+
+
+async def _one_by_one(session: aiohttp.ClientSession, bodies: list[bytes]) -> list[_Met]:
     taken = []
     for body in bodies:
         started = time.perf_counter()
         async with session.post("v1/classify", data=body) as response:
             await response.read()
-        taken.append((response.status, (time.perf_counter() - started) * 1000))
+        taken.append((_GOOD, str(response.status), (time.perf_counter() - started) * 1000))
     return taken
 
 
 @asynccontextmanager
-async def _hostility(
-    url: str, good: bytes, seen: Counter[str], *, clients: int
-) -> AsyncIterator[None]:
-    """Have so many clients send all that is hostile, again and again, until the block ends."""
-    corpus = list(_corpus(good).values())
+async def _hostility(url: str, corpus: dict[str, bytes], first: int) -> AsyncIterator[list[_Met]]:
+    """Have several clients send the corpus from its nth on, again and again until the block ends.
+
+    Yields what they met, which grows until then.
+    """
+    met: list[_Met] = []
     over = asyncio.Event()
 
     async def send(first: int) -> None:
-        for raw in itertools.islice(itertools.cycle(corpus), first, None):
-            seen[await _exchange(url, raw)] += 1
+        for what, raw in itertools.islice(itertools.cycle(corpus.items()), first, None):
+            started = time.perf_counter()
+            status = await _exchange(url, raw)
+            met.append((what, status, (time.perf_counter() - started) * 1000))
             if over.is_set():
                 return
 
     async with asyncio.TaskGroup() as group:
-        for number in range(clients):
-            group.create_task(send(number * len(corpus) // clients))
-        yield
+        for number in range(_CLIENTS):
+            group.create_task(send(first + number * len(corpus) // _CLIENTS))
+        yield met
         over.set()
 
 
@@ -158,22 +201,26 @@ def _png(width: int, height: int, rows: int) -> bytes:
     )
 
 
-def _table(times: list[Time]) -> str:
-    lines = [f"{'':<8}{'sent':>6}{'200':>6}{'p50 ms':>9}{'p50 / before':>14}"]
-    before = 0.0
+def _table(good: list[Reply]) -> str:
+    rows, before = [], None
     for phase in _PHASES:
-        answered = [ms for _, p, status, ms in times if p == phase and status == 200]
-        sent = sum(p == phase for _, p, _, _ in times)
+        own = [reply for reply in good if reply.phase == phase]
+        answered = [reply.ms for reply in own if reply.status == "200"]
         median = statistics.median(answered) if answered else float("nan")
         before = before or median
-        row = f"{phase:<8}{sent:>6}{len(answered):>6}{median:>9.1f}{median / before:>14.2f}"
-        lines.append(row)
-    return "\n".join(lines)
+        counts = [f"{len(own):,}", f"{len(answered):,}"]
+        rows.append([phase, *counts, f"{median:.1f}", f"{median / before:.2f}"])
+    return tables.markdown(["good photographs", "sent", "200", "p50, ms", "p50 / before"], rows)
 
 
-def _write(path: Path, times: list[Time]) -> None:
-    rows = ([number, phase, status, f"{ms:.2f}"] for number, phase, status, ms in times)
-    tables.write_csv(path, ["round", "phase", "status", "ms"], rows)
+def _hostile_table(hostile: list[Reply]) -> str:
+    met = Counter((reply.what, reply.status) for reply in hostile)
+    rows = [[what, status, f"{count:,}"] for (what, status), count in sorted(met.items())]
+    return tables.markdown(["hostile", "status", "times"], rows)
+
+
+def _row(reply: Reply) -> Sequence[object]:
+    return (*reply[:-1], f"{reply.ms:.2f}")
 
 
 def _arguments(arguments: Sequence[str] | None) -> Any:
@@ -185,7 +232,7 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     parser.add_argument("--model-server", metavar="HOST:PORT", help="one that runs already")
     parser.add_argument("--rounds", type=count, default=20)
-    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/hostile.csv"))
+    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/latest-hostile.csv"))
     return parser.parse_args(arguments)
 
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
+import itertools
 import json
+import os
 import re
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +28,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loadtest import tables
+from loadtest import photographs, pictures, tables, target
 from loadtest.arguments import count
+from loadtest.refusal import refuse
+from loadtest.target import Target
 
 _SIZES = ((1000, 750), (2000, 1500), (4000, 3000), (6000, 4000))
 _INPUT = (224, 224)
 _LARGEST_SIDE = 1024  # of the overlay: the gateway's decoder leaves at least that
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
-    given = _arguments()
-    with Image.open(given.photograph) as file:
-        picture = file.convert("RGB")
+    given = _arguments(arguments)
+    picture = pictures.decoded(photographs.one(given.photograph))
+    service = Target(given.url, os.environ.get("HEMAVISION_KEY"))
+    target.check(service)
     bodies = {size: _jpeg(picture, size) for size in _SIZES}
-    connection = http.client.HTTPConnection(given.url.removeprefix("http://"))
     times: list[tuple[int, str, float, float]] = []
-    for number in range(-1, given.rounds):
-        for size, body in bodies.items():
-            gateway, whole = _prepare(connection, body), _decode_whole(body)
+    with closing(http.client.HTTPConnection(service.host, service.port)) as connection:
+        for number, (size, body) in itertools.product(range(-1, given.rounds), bodies.items()):
+            gateway = _prepare(connection, body, service.headers)
+            whole = _decode_whole(body)
             if number >= 0:
                 times.append((number, "{} x {}".format(*size), whole, gateway))
     _write(given.raw, times)
     print(_table(times, bodies))
     if given.pid:
-        print(f"gateway's highest memory: {_highest_memory(given.pid)} MB")
+        print(f"gateway's highest memory: {_highest_memory(given.pid)} MiB")
     print(f"every time: {given.raw}")
     return 0
 
@@ -59,13 +66,12 @@ def _jpeg(picture: Image.Image, size: tuple[int, int]) -> bytes:
     return body.getvalue()
 
 
-def _prepare(connection: http.client.HTTPConnection, body: bytes) -> float:
-    connection.request(
-        "POST", "/v1/classify?heatmap=none", body, {"Content-Type": "application/octet-stream"}
-    )
+def _prepare(connection: http.client.HTTPConnection, body: bytes, headers: dict[str, str]) -> float:
+    kind = {"Content-Type": "application/octet-stream"}
+    connection.request("POST", "/v1/classify?heatmap=none", body, headers | kind)
     reply = json.load(connection.getresponse())
     if "timing_ms" not in reply:
-        raise SystemExit(f"large: {reply}")
+        refuse(f"The gateway refused the photograph: {target.told(reply)}")
     return float(reply["timing_ms"]["prepare"])
 
 
@@ -101,7 +107,7 @@ def _highest_memory(pid: int) -> int:
 
 def _table(times: list[tuple[int, str, float, float]], bodies: dict[tuple[int, int], bytes]) -> str:
     lines = [
-        "| JPEG | whole, p50 ms | prepare, p50 ms | ratio | scale | largest difference | mean |",
+        "| JPEG, pixels | whole, p50 ms | prepare, p50 ms | ratio | scale | most off | mean |",
         "|---|---|---|---|---|---|---|",
     ]
     for size, body in bodies.items():
@@ -121,7 +127,7 @@ def _write(path: Path, times: list[tuple[int, str, float, float]]) -> None:
     tables.write_csv(path, ["round", "size", "whole_ms", "gateway_prepare_ms"], rows)
 
 
-def _arguments() -> Any:
+def _arguments(arguments: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.large", description="What a large photograph costs."
     )
@@ -129,8 +135,8 @@ def _arguments() -> Any:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="of a running gateway")
     parser.add_argument("--pid", type=int, help="the gateway's, for its highest memory")
     parser.add_argument("--rounds", type=count, default=20)
-    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/large.csv"))
-    return parser.parse_args()
+    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/latest-large.csv"))
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

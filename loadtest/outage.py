@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from loadtest import photographs, processes
+from loadtest import idle, photographs, processes
 from loadtest.arguments import amount
+from loadtest.photographs import Photograph
 from loadtest.steady import Reply, counts, steady_load
+from loadtest.target import Target
 
 _MOST_RECOVERY = 10.0
 
@@ -28,8 +30,8 @@ _MOST_RECOVERY = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; status 1 where a request got neither 200 nor 503, or there was no recovery."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, most=100)
-    replies, killed, back = asyncio.run(_outage(bodies, given))
+    found = photographs.named(given.photographs, most=20)
+    replies, killed, back = asyncio.run(_outage(found, given))
     phases = {
         "before": [r for r in replies if r.sent < killed],
         "down": [r for r in replies if killed <= r.sent < back],
@@ -50,13 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if other else 0
 
 
-async def _outage(bodies: list[bytes], given: Any) -> tuple[list[Reply], float, float]:
+async def _outage(found: list[Photograph], given: Any) -> tuple[list[Reply], float, float]:
     """Return the replies, and when the server was killed and its port was open again."""
     with ExitStack() as stack:
         first = stack.enter_context(processes.model_server(models=given.models))
         # all load comes from one address here
         gateway = stack.enter_context(processes.gateway(first.address, CLIENT_SHARE="1"))
-        url = f"{gateway.address}/v1/classify"
+        idle.answered(Target(gateway.address), found)
+        url, bodies = f"{gateway.address}/v1/classify", [one.body for one in found]
         async with steady_load(url, bodies, given.rate) as replies:
             await asyncio.sleep(given.seconds)
             first.process.kill()

@@ -19,33 +19,34 @@ class Photograph:
     folder: str
 
 
-def read(folder: Path, most: int) -> list[bytes]:
+def named(folder: Path, most: int) -> list[Photograph]:
     """Read at most ``most`` files, spread over the folder: its first may all be of one class.
 
     Raises:
         SystemExit: there is none, or one cannot be read; the message says where it looked.
     """
-    return [photograph.body for photograph in named(folder, most)]
-
-
-def named(folder: Path, most: int) -> list[Photograph]:
-    """Read the same, with their names.
-
-    Raises:
-        SystemExit: as above.
-    """
     if not folder.is_dir():
         refuse(f"{folder} is no folder: name one with photographs.")
     try:
         files = sorted(p for p in folder.glob("**/*") if _is_photograph(p))
-        count = min(most, len(files))
-        chosen = [files[number * len(files) // count] for number in range(count)]
-        found = [Photograph(path.name, path.read_bytes(), path.parent.name) for path in chosen]
     except OSError as error:
         refuse(f"{error.filename or folder} cannot be read: {error.strerror}.")
-    if not found:
+    if not files:
         refuse(f"no photograph in {folder}: `python -m export draw {folder}` draws some")
-    return found
+    count = min(most, len(files))
+    return [one(files[number * len(files) // count]) for number in range(count)]
+
+
+def one(path: Path) -> Photograph:
+    """Read a file.
+
+    Raises:
+        SystemExit: it cannot be read.
+    """
+    try:
+        return Photograph(path.name, path.read_bytes(), path.parent.name)
+    except OSError as error:
+        refuse(f"{path} cannot be read: {error.strerror}.")
 
 
 def _is_photograph(path: Path) -> bool:

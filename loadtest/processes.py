@@ -27,10 +27,26 @@ class Part:
     address: str
 
 
+def newest_version(models: Path) -> Path:
+    """Return the newest version's folder under a model's base path.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = [path for path in models.glob("*") if path.name.isdecimal() and path.is_dir()]
+    if not found:
+        refuse(f"no model in {models}: `python -m export saved-model --if-needed` makes one.")
+    return max(found, key=lambda path: int(path.name))
+
+
 @contextmanager
 def model_server(address: str = "127.0.0.1:0", models: Path | None = None) -> Iterator[Part]:
-    """Run the local model server."""
-    folder = [] if models is None else ["--models", str(models)]
+    """Run the local model server.
+
+    Raises:
+        SystemExit: there is no model, for which it would wait for ever.
+    """
+    folder = [] if models is None else ["--models", str(newest_version(models).parent)]
     with _running("export", "serve", "--address", address, *folder) as part:
         yield part
 

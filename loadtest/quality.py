@@ -17,9 +17,11 @@ import csv
 import http.client
 import io
 import json
+import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -27,14 +29,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from loadtest import tables
+from loadtest import photographs, pictures, tables, target
 from loadtest.arguments import count
+from loadtest.refusal import refuse
+from loadtest.target import Target
 
 _MODEL_INPUT = 224
 _GAMMA = 2.2  # sRGB's, near enough
 _MARGIN = 8  # pixels between an empty crop and a white cell
 _SIDES = (200, 240, 280)  # of an empty crop in a field of 640 x 480, in pixels
 _TRIES = 200
+_COLUMNS = ("path", "source", "split", "label", "wbc_boxes")
 
 Picture = Image.Image
 Row = dict[str, str]
@@ -48,19 +53,18 @@ class Answer(NamedTuple):
     reply: dict[str, Any]
 
 
-def main() -> int:
-    """Measure, print the table; status 2 where there is nothing to measure."""
-    given = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print the table; status 2 where there is nothing to measure."""
+    given = _arguments(arguments)
     rows = _chosen(given.data, given.split, given.most)
-    if not rows:
-        print(f"quality: no photograph of {given.split} in {given.data}", file=sys.stderr)
-        return 2
-    connection = http.client.HTTPConnection(given.url.removeprefix("http://"))
-    answers = [
-        Answer(kind, label, _classify(connection, picture))
-        for row in rows
-        for kind, label, picture in _kinds(row, given.data, given.plain)
-    ]
+    service = Target(given.url, os.environ.get("HEMAVISION_KEY"))
+    target.check(service)
+    with closing(http.client.HTTPConnection(service.host, service.port)) as connection:
+        answers = [
+            Answer(kind, label, _classify(connection, service.headers, picture, row["path"]))
+            for row in rows
+            for kind, label, picture in _kinds(row, given.data, given.plain)
+        ]
     _write(given.raw, answers)
     print(_table(answers))
     print(f"every measure: {given.raw}")
@@ -68,8 +72,9 @@ def main() -> int:
 
 
 def _chosen(data: Path, split: str, most: int) -> list[Row]:
-    with (data / "manifest.csv").open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    rows = [row for row in _manifest(data / "manifest.csv") if row["split"] == split]
+    if not rows:
+        refuse(f"no photograph of {split} in {data}/manifest.csv: name another --split.")
     chosen: list[Row] = []
     for source in sorted({row["source"] for row in rows}):
         own = [row for row in rows if row["source"] == source]
@@ -78,9 +83,25 @@ def _chosen(data: Path, split: str, most: int) -> list[Row]:
     return chosen
 
 
+def _manifest(path: Path) -> list[Row]:
+    """Read the rows.
+
+    Raises:
+        SystemExit: it is not there, or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            rows, columns = list(table), table.fieldnames or ()
+    except OSError as error:
+        refuse(f"{path} cannot be read: {error.strerror}.")
+    if missing := [column for column in _COLUMNS if column not in columns]:
+        refuse(f"{path} has no column {', '.join(missing)}.")
+    return rows
+
+
 def _kinds(row: Row, data: Path, plain: bool) -> Iterator[tuple[str, str, Picture]]:
-    with Image.open(data / row["path"]) as file:
-        picture = file.convert("RGB")
+    picture = pictures.decoded(photographs.one(data / row["path"]))
     yield f"{row['source']} as it is", row["label"], picture
     if plain:
         return
@@ -123,14 +144,16 @@ def _beside_cells(row: Row, picture: Picture) -> Picture | None:
     return None
 
 
-def _classify(connection: http.client.HTTPConnection, picture: Picture) -> dict[str, Any]:
+def _classify(
+    connection: http.client.HTTPConnection, headers: dict[str, str], picture: Picture, name: str
+) -> dict[str, Any]:
     body = io.BytesIO()
     picture.save(body, "PNG", compress_level=1)
-    headers = {"Content-Type": "image/png"}
+    headers = headers | {"Content-Type": "image/png"}
     connection.request("POST", "/v1/classify?heatmap=none", body.getvalue(), headers)
     reply: dict[str, Any] = json.load(connection.getresponse())
     if "quality" not in reply:
-        raise SystemExit(f"quality: {reply}")
+        refuse(f"The gateway refused {name}: {target.told(reply)}")
     return reply
 
 
@@ -177,7 +200,7 @@ def _row(answer: Answer) -> list[object]:
     return [answer.kind, answer.label, reply["prediction"], reply["unfamiliarity"], *measures]
 
 
-def _arguments() -> Any:
+def _arguments(arguments: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.quality", description="What the quality flags find, and cost."
     )
@@ -186,8 +209,8 @@ def _arguments() -> Any:
     parser.add_argument("--split", default="test")
     parser.add_argument("--most", type=count, default=200, help="photographs of each source")
     parser.add_argument("--plain", action="store_true", help="no degraded copies")
-    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/quality.csv"))
-    return parser.parse_args()
+    parser.add_argument("--raw", type=Path, default=Path("loadtest/results/latest-quality.csv"))
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,106 +1,124 @@
-"""How long requests wait where several servers share one queue. Pure formulas.
+"""How long requests take where a few at once share a service, and the others wait. Pure.
 
-``erlang_c`` is the probability to wait at all in M/M/c (A. K. Erlang, 1917; L. Kleinrock,
-*Queueing Systems* 1, 1975, 3.5). ``mean_wait`` is Allen and Cunneen's approximation for arrivals
-and services of any distribution, GI/G/c (A. Allen, *Probability, Statistics, and Queueing
-Theory*, 2nd ed. 1990, 5.5.2):
+Limited processor sharing: at most k requests are served at once, all at the same speed, and who
+comes then waits for a place, first come, first served (B. Avi-Itzhak and S. Halfin, *Expected
+Response Times in a Non-Symmetric Time Sharing Queue with a Limited Number of Service Positions*,
+ITC 12, 1988; J. Zhang and B. Zwart, *Steady State Approximations of Limited Processor Sharing
+Queues in Heavy Traffic*, Queueing Systems 60, 2008).
 
-    Wq = C(c, a) / (c mu - lambda) * (Ca^2 + Cs^2) / 2
+How fast n at once are served is no assumption: it is the throughput that is measured with n
+clients in a closed loop (the flow-equivalent server of K. M. Chandy, U. Herzog and L. Woo,
+*Parametric Analysis of Queuing Networks*, IBM J. Res. Dev. 19, 1975). So nothing is fitted.
 
-exact for M/M/c and for M/G/1 (Pollaczek and Khinchine). The wait of those who wait is taken as
-exponential, as it is in M/M/c, and nearly so elsewhere in heavy traffic (J. F. C. Kingman, 1962).
+Who comes to an idle service is served more slowly, for its processors sleep and their caches are
+cold: P. D. Welch's exceptional first service (*On a Generalized M/G/1 Queuing Process in Which the
+First Customer of Each Busy Period Receives Exceptional Service*, Operations Research 12, 1964).
+
+There is no formula for the percentiles of such a queue: it is simulated, request by request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest import arrivals
 
-def erlang_c(servers: int, offered: float) -> float:
-    """Return the share of arrivals that wait, ``offered`` = lambda / mu in erlangs.
-
-    Raises:
-        ValueError: as much is offered as the servers can do, or more.
-    """
-    if not 0 <= offered < servers:
-        raise ValueError(f"{offered:g} erlangs are too many for {servers} servers")
-    blocked = 1.0  # Erlang's B, by its recursion in the number of servers
-    for number in range(1, servers + 1):
-        blocked = offered * blocked / (number + offered * blocked)
-    load = offered / servers
-    return blocked / (1 - load + load * blocked)
-
-
-def mean_wait(
-    servers: int, rate: float, service: float, scv_service: float, scv_arrivals: float = 1.0
-) -> float:
-    """Return the mean wait in seconds of all arrivals, those that do not wait included.
-
-    Args:
-        servers: c, how many are served at once.
-        rate: lambda, arrivals a second.
-        service: 1/mu, the mean time of a service in seconds.
-        scv_service: Cs^2, the squared coefficient of variation of that time: variance / mean^2.
-        scv_arrivals: Ca^2 of the time between arrivals; 1 for a Poisson process.
-    """
-    waiting = erlang_c(servers, rate * service)
-    return waiting / (servers / service - rate) * (scv_arrivals + scv_service) / 2
+_SIMULATED = 20_000  # requests
 
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica as a queue in front of c servers, with ``capacity`` services a second together.
+    """A service that lets in as many requests at once as it has ``rates``.
 
-    ``alone`` are measured times of requests that met nobody, in seconds; a request's time is one
-    of these plus its wait. ``scv`` is the squared coefficient of variation of the services.
+    ``first`` are the times in seconds of requests that come to an idle service, ``next`` of those
+    that come as soon as the last is answered, and ``rates`` how many a second are answered with
+    1, 2, … of these at once.
     """
 
-    servers: int
-    capacity: float
-    alone: NDArray[np.float64]
-    scv: float
+    first: NDArray[np.float64]
+    next: NDArray[np.float64]
+    rates: tuple[float, ...]
+
+    @property
+    def capacity(self) -> float:
+        """How many a second are answered with all places taken."""
+        return self.rates[-1]
+
+    def times(self, instants: Sequence[float]) -> NDArray[np.float64]:
+        """Return the seconds that each request takes which comes at these instants, in order."""
+        dice, count = np.random.default_rng(7), len(instants)
+        first, following = dice.choice(self.first, count), dice.choice(self.next, count)
+        queue = _Queue([rate / self.rates[0] / at_once for at_once, rate in self._numbered()])
+        for number, instant in enumerate(instants):
+            queue.advance(instant)
+            queue.come(float((following if queue.served else first)[number]))
+        queue.advance(math.inf)
+        return np.subtract(queue.ended, instants)
 
     def percentile(self, share: float, rate: float) -> float:
-        """Return the time in seconds within which ``share`` of requests are answered.
+        """Return the seconds within which ``share`` of Poisson arrivals are answered.
 
         Infinite where ``rate`` reaches the capacity.
         """
         if rate >= self.capacity:
-            return float("inf")
-        service = self.servers / self.capacity
-        waiting = erlang_c(self.servers, rate * service)
-        wait = mean_wait(self.servers, rate, service, self.scv) / waiting if waiting else 0.0
-        return self._bisected(share, waiting, wait)
-
-    def _bisected(self, share: float, waiting: float, wait: float) -> float:
-        """Find t with P(T <= t) = share, T = alone + wait, to a tenth of a millisecond."""
-        low, high = 0.0, float(self.alone.max()) + 50 * wait
-        while high - low > 1e-4:
-            middle = (low + high) / 2
-            if self._later(middle, waiting, wait) > 1 - share:
-                low = middle
-            else:
-                high = middle
-        return high
-
-    def _later(self, seconds: float, waiting: float, wait: float) -> float:
-        """P(T > seconds): the mean over what a request takes alone."""
-        left = seconds - self.alone
-        if wait <= 0:
-            return float((left < 0).mean())
-        waited = waiting * np.exp(-np.maximum(left, 0) / wait)
-        return float(np.where(left < 0, 1.0, waited).mean())
+            return math.inf
+        instants = arrivals.poisson(rate, _SIMULATED / rate, seed=7)
+        return float(np.quantile(self.times(instants), share))
 
     def most(self, share: float, seconds: float) -> float:
         """Return the highest rate at which ``share`` of requests take at most ``seconds``."""
         low, high = 0.0, self.capacity
-        while high - low > 1e-3 * self.capacity:
+        while high - low > 5e-3 * self.capacity:
             middle = (low + high) / 2
             if self.percentile(share, middle) <= seconds:
                 low = middle
             else:
                 high = middle
         return low
+
+    def _numbered(self) -> enumerate[float]:
+        return enumerate(self.rates, 1)
+
+
+@dataclass
+class _Queue:
+    """Who is served and who waits. All who are served have got as much since the beginning as one
+    who would have been served all the time, ``got``: each ends when that is its own sum.
+    """
+
+    speeds: list[float]
+    now: float = 0.0
+    got: float = 0.0
+    served: list[tuple[float, int]] = field(default_factory=list)
+    waiting: deque[tuple[float, int]] = field(default_factory=deque)
+    ended: list[float] = field(default_factory=list)
+
+    def come(self, work: float) -> None:
+        self.ended.append(math.nan)
+        self.waiting.append((work, len(self.ended) - 1))
+        self._let_in()
+
+    def advance(self, until: float) -> None:
+        while self.served and (ends := self._next_end()) <= until:
+            self.now = ends
+            self.got, number = heappop(self.served)
+            self.ended[number] = ends
+            self._let_in()
+        if self.served:
+            self.got += (until - self.now) * self.speeds[len(self.served) - 1]
+        self.now = until
+
+    def _next_end(self) -> float:
+        return self.now + (self.served[0][0] - self.got) / self.speeds[len(self.served) - 1]
+
+    def _let_in(self) -> None:
+        while self.waiting and len(self.served) < len(self.speeds):
+            work, number = self.waiting.popleft()
+            heappush(self.served, (self.got + work, number))

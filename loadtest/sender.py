@@ -28,7 +28,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*?) *(?:\r|$)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _PATIENCE = 60.0  # seconds for one answer
-_KEPT = 512  # bytes of a reply's body: prediction and probabilities come first
+_KEPT = 2048  # bytes of a reply's body: what is predicted comes first, and a problem is shorter
 
 
 @dataclass(frozen=True)

@@ -98,19 +98,25 @@ def _get(target: Target, path: str) -> tuple[int, str]:
         with urllib.request.urlopen(request, timeout=_PATIENCE, context=context) as reply:  # noqa: S310
             return reply.status, ""
     except urllib.error.HTTPError as error:
-        return error.code, _detail(error.read())
+        return error.code, detail(error.read())
     except http.client.HTTPException:
         return refuse(f"What listens at {target.url} is no gateway: it does not speak HTTP.")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return refuse(
             f"No gateway can be reached at {target.url} ({reason}): start one with `make run`, "
-            "or give another address with --host."
+            "or give another address."
         )
 
 
-def _detail(body: bytes) -> str:
+def detail(body: bytes) -> str:
+    """Return what a problem says in words, or else the beginning of the body."""
     try:
-        return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
+        return told(json.loads(body))
+    except ValueError:
         return body[:200].decode(errors="replace")
+
+
+def told(problem: object) -> str:
+    """Return what a problem says in words, or else all of it."""
+    return str(problem["detail"] if isinstance(problem, dict) and "detail" in problem else problem)

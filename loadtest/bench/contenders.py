@@ -64,7 +64,7 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
     Raises:
         SystemExit: there is no model, or a part does not start.
     """
-    version = newest_version(models)
+    version = processes.newest_version(models)
     if not weights.is_file():
         refuse(f"no weights at {weights}: name a .keras file with --weights.")
     with (
@@ -83,18 +83,6 @@ def running(bodies: list[bytes], models: Path, weights: Path) -> Iterator[list[C
             *_plain(_FASTAPI, bodies, fastapi),
             _flask(flask, bodies),
         ]
-
-
-def newest_version(models: Path) -> Path:
-    """Return the newest version's folder under a model's base path.
-
-    Raises:
-        SystemExit: there is none.
-    """
-    found = [path for path in models.glob("*") if path.name.isdecimal() and path.is_dir()]
-    if not found:
-        refuse(f"no model in {models}: `python -m export saved-model --if-needed` makes one.")
-    return max(found, key=lambda path: int(path.name))
 
 
 def bare(server: processes.Part, bodies: list[bytes]) -> list[Contender]:

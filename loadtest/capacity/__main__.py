@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest import machine, photographs, tables
+from loadtest import machine, photographs, processes, tables
 from loadtest.arguments import amount, count
-from loadtest.bench.contenders import newest_version
-from loadtest.capacity import OBJECTIVE, report
-from loadtest.capacity.measure import Cost, measure
-from loadtest.capacity.model import fitted
-from loadtest.queueing import Replica
-from loadtest.refusal import refuse
+from loadtest.capacity import model, report
+from loadtest.capacity.measure import Plan, measure
 
 _RESULTS = Path("loadtest/results")
 
@@ -24,32 +21,29 @@ _LINKS = """[Record](results/capacity.json), [every time](results/capacity-times
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, fit, and print the tables."""
+    """Measure, predict, and print the tables; status 1 where nothing can be concluded."""
     given = _arguments(arguments)
-    bodies = photographs.read(given.photographs, given.most)
-    newest_version(given.models)
+    found = photographs.named(given.photographs, given.most)
+    processes.newest_version(given.models)
     here = machine.facts()
     print(machine.sentence(here))
-    measured = measure(bodies, given.models, given.alone, given.seconds, given.late_ms)
-    replica = fitted(measured)
-    report.write(given.results / _name(given), here, measured, replica)
-    text = f"{report.fit(replica, measured)}\n\n{_table(given, measured.cost, replica, here)}"
+    measured = measure(found, given.models, Plan(given.rounds, given.seconds, given.late_ms))
+    queue = model.replica(measured)
+    doubts = model.doubts(queue, measured.opened)
+    name = given.results / ("capacity" if given.record and not doubts else "latest-capacity")
+    made = shlex.join(["python", "-m", "loadtest.capacity", *(arguments or sys.argv[1:])])
+    report.write(name, here, measured, queue, made)
+    print(f"\n{report.comparison(queue, measured)}\n\nevery time: {name}-times.csv")
+    if doubts:
+        print(f"No conclusion, and nothing is recorded: {' '.join(doubts)}", file=sys.stderr)
+        return 1
+    text = report.conclusion(measured, queue, here["cores"], given)
     print(f"\n{text}")
-    if given.record:
-        tables.put("capacity", f"{text}\n\n{machine.sentence(here)}.\n\n{_LINKS}")
+    if given.record and given.results == _RESULTS:  # the README refers to these files
+        comparison = report.comparison(queue, measured)
+        told = f"{comparison}\n\n{text}\n\n{machine.sentence(here)}."
+        tables.put("capacity", f"{told}\n\n{_LINKS}")
     return 0
-
-
-def _name(given: argparse.Namespace) -> str:
-    return "capacity" if given.record else "latest-capacity"
-
-
-def _table(given: argparse.Namespace, cost: Cost, replica: Replica, here: machine.Machine) -> str:
-    rate = replica.most(*OBJECTIVE)
-    if rate == 0:
-        refuse("Not even a lone photograph is answered within the objective on this machine.")
-    limits = report.limits(cost, here["cores"], given.gigabits)
-    return f"{limits}\n\n{report.sizes(rate, cost, here['cores'], given.price_per_core_hour)}"
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -59,8 +53,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
     parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
-    parser.add_argument("--seconds", type=amount, default=25.0, help="of each load")
-    parser.add_argument("--alone", type=count, default=200, help="photographs of one client")
+    parser.add_argument("--rounds", type=count, default=5, help="each of all loads")
+    parser.add_argument("--seconds", type=amount, default=6.0, help="of each load in a round")
     parser.add_argument("--late-ms", type=amount, default=20.0, help="most for 99 %% of sends")
     parser.add_argument("--gigabits", type=amount, default=10.0, help="of a network card, a second")
     parser.add_argument("--price-per-core-hour", type=amount, metavar="PRICE")

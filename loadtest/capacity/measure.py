@@ -1,195 +1,166 @@
-"""Measure one replica: alone, at saturation, and in open loops with Poisson arrivals."""
+"""Measure one replica: in closed loops with 1, 2, … clients, and in open ones."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
-from numpy.typing import NDArray
 
-from loadtest import arrivals, machine, predict, processes, sender
-from loadtest.bench import contenders, rounds
+from loadtest import arrivals, idle, machine, processes, sender
+from loadtest.capacity import cost
+from loadtest.capacity.cost import Cost
 from loadtest.gates import percentile
+from loadtest.photographs import Photograph
 from loadtest.refusal import refuse
 from loadtest.sender import Exchange
 from loadtest.target import Target
 
 SHARES = (0.5, 0.95, 0.99)
+_LONE = 0.1  # of the capacity, at even distances: each request meets nobody
 _LOADS = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
-_PATH = "/v1/classify"
 
 
-class Point(NamedTuple):
-    """An open loop at ``rate`` a second: percentiles in seconds, and how many got no 200.
+class Loop(NamedTuple):
+    """A load, and its requests in each round.
 
-    Percentiles are of all that were sent; what got no 200 took longer than all else.
+    ``load`` is the number of clients in a closed loop, and photographs a second in an open one.
     """
 
-    rate: float
-    percentiles: tuple[float, ...]
-    answered: int
-    failed: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one photograph takes.
-
-    Processor seconds of the gateway, of these its event loop's, and of the model server; bytes
-    from the client and back to it, and between gateway and model server.
-    """
-
-    gateway: float
-    event_loop: float
-    model_server: float
-    received: float
-    sent: float
-    internal: float
+    load: float
+    rounds: list[list[Exchange]]
 
     @property
-    def processors(self) -> float:
-        """Processor seconds in all."""
-        return self.gateway + self.model_server
+    def percentiles(self) -> tuple[float, ...]:
+        """Percentiles in seconds of all that were sent; what got no 200 took longer than all."""
+        return summed_up(
+            [[e.ms / 1000 if e.status == 200 else math.inf for e in sent] for sent in self.rounds]
+        )
+
+    @property
+    def rate(self) -> float:
+        """How many a second were answered, in the middle round."""
+        return float(np.median([_rate(sent) for sent in self.rounds]))
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Those of all rounds."""
+        return [one for sent in self.rounds for one in sent]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Times alone in seconds, photographs a second at saturation, the open loops, the cost."""
+    """Lone requests; closed loops with 1, 2, … clients; open loops, the lowest first; the cost."""
 
-    alone: NDArray[np.float64]
-    capacity: float
-    points: list[Point]
+    lone: Loop
+    closed: list[Loop]
+    opened: list[Loop]
     cost: Cost
-    exchanges: list[tuple[float, Exchange]]
-    """Every exchange of the open loops, with the rate that it was sent at."""
 
 
-def measure(
-    bodies: list[bytes], models: Path, alone: int, seconds: float, late_ms: float
-) -> Measured:
-    """Start a replica and measure it: ``alone`` photographs of one client, then loads.
+@dataclass(frozen=True)
+class Plan:
+    """How often each load comes and for how long, and how late 99 % may be sent."""
+
+    rounds: int
+    seconds: float
+    late_ms: float
+
+
+def summed_up(rounds: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return a percentile for each of ``SHARES``: the middle one of the rounds'."""
+    return tuple(
+        float(np.median([percentile(times, 100 * share) for times in rounds])) for share in SHARES
+    )
+
+
+def measure(found: Sequence[Photograph], models: Path, plan: Plan) -> Measured:
+    """Start a replica and measure it.
 
     Its gateway lets all wait: the times of a gateway that refuses are of no queue.
 
     Raises:
-        SystemExit: more than 1 % of a load were not answered, or 1 % were sent more than
-            ``late_ms`` late.
+        SystemExit: a photograph is refused by the idle service, more than 1 % of a load were not
+            answered, or 1 % were sent late.
     """
+    places = machine.usable_cores() + 1  # the gateway's own choice where nothing is set
+    settings = processes.PATIENT | {"MAX_IN_FLIGHT": str(places)}
     with (
         processes.model_server(models=models) as server,
-        processes.gateway(server.address, **processes.PATIENT) as gateway,
+        processes.gateway(server.address, **settings) as gateway,
     ):
-        times, sent = _alone(gateway.address, bodies, alone)
-        capacity, cost = _saturated(gateway, server, bodies, seconds, sent)
-        loops = [
-            (share * capacity, _open_loop(gateway.address, bodies, share * capacity, seconds))
-            for share in _LOADS
-        ]
-    points = [_point(rate, exchanges, late_ms) for rate, exchanges in loops]
-    every = [(rate, exchange) for rate, exchanges in loops for exchange in exchanges]
-    return Measured(times, capacity, points, cost, every)
+        target = Target(gateway.address)
+        idle.answered(target, found)
+        requests = idle.requests(target, found)
+        with cost.metering(gateway, server) as meter:
+            busy = [
+                sender.closed_loop(target, requests, places, plan.seconds)
+                for _ in range(plan.rounds)
+            ]
+        lone, closed, opened = _rounds(target, requests, max(map(_rate, busy)), places, plan)
+        taken = cost.of_one(meter, sum(map(len, busy)), gateway, server, found)
+    for loop in (lone, *opened):
+        check(loop, plan.late_ms)
+    return Measured(lone, closed, opened, taken)
 
 
-def _alone(url: str, bodies: list[bytes], count: int) -> tuple[NDArray[np.float64], float]:
-    """Return one client's times in seconds, and the mean size of a reply in bytes."""
-    times, sizes = [], []
-    with contenders.http_client(url, _PATH, contenders.BINARY, bodies) as ask:
-        for number in range(-5, count):
-            started = time.perf_counter()
-            reply = ask(number % len(bodies))
-            if number >= 0:
-                times.append(time.perf_counter() - started)
-                sizes.append(len(reply))
-    return np.array(times), float(np.mean(sizes))
+def _rounds(
+    target: Target, requests: list[bytes], capacity: float, places: int, plan: Plan
+) -> tuple[Loop, list[Loop], list[Loop]]:
+    """Measure each load once in each round: a machine whose speed drifts slows all alike."""
+    lone = Loop(_LONE * capacity, [])
+    closed = [Loop(clients, []) for clients in range(1, places + 1)]
+    opened = [Loop(share * capacity, []) for share in _LOADS]
+    for number in range(plan.rounds):
+        evenly = [one / lone.load for one in range(math.ceil(lone.load * plan.seconds))]
+        lone.rounds.append(sender.open_loop(target, requests, evenly))
+        for loop in closed:
+            clients = int(loop.load)
+            loop.rounds.append(sender.closed_loop(target, requests, clients, plan.seconds))
+        for loop in opened:
+            instants = arrivals.poisson(loop.load, plan.seconds, seed=number)
+            loop.rounds.append(sender.open_loop(target, requests, instants))
+    return lone, closed, opened
 
 
-def _saturated(
-    gateway: processes.Part,
-    server: processes.Part,
-    bodies: list[bytes],
-    seconds: float,
-    reply_bytes: float,
-) -> tuple[float, Cost]:
-    """Load the gateway twice, metering the gateway's process and then the model server's."""
+def _rate(sent: Sequence[Exchange]) -> float:
+    """Return how many a second were answered.
 
-    def metering(part: processes.Part) -> contenders.Contender:
-        return contenders.Contender(
-            "gateway",
-            lambda: contenders.http_client(gateway.address, _PATH, contenders.BINARY, bodies),
-            lambda _: "",
-            (part.process.pid,),
-        )
-
-    clients = 3 * machine.usable_cores()
-    with _loop_share(gateway.process.pid) as share:
-        turns = rounds.saturated(
-            [metering(gateway), metering(server)], 1, clients, seconds, len(bodies)
-        )
-    if refused := sum(turn.refused for turn in turns):
-        refuse(f"{refused} photographs were refused at saturation: that is no capacity.")
-    of_gateway, of_server = (turn.cpu_seconds / turn.answered for turn in turns)
-    capacity = sum(turn.answered for turn in turns) / sum(turn.seconds for turn in turns)
-    return capacity, Cost(
-        gateway=of_gateway,
-        event_loop=of_gateway * share[0],
-        model_server=of_server,
-        received=float(np.mean([len(body) for body in bodies])),
-        sent=reply_bytes,
-        internal=float(len(predict.request(bodies[0]))),
-    )
+    Raises:
+        SystemExit: not all were.
+    """
+    if not sent or _answered(sent) < len(sent):
+        refuse(f"A client that waits for each answer did not get one: {_met(sent)}.")
+    return len(sent) / max(one.ended for one in sent)
 
 
-@contextmanager
-def _loop_share(pid: int) -> Iterator[list[float]]:
-    """Yield a list that then holds the main thread's share of a process's processor time."""
-    process, share = psutil.Process(pid), [0.0]
-
-    def seconds() -> tuple[float, float]:
-        of_threads = {t.id: t.user_time + t.system_time for t in process.threads()}
-        return of_threads[pid], sum(of_threads.values())
-
-    main_before, all_before = seconds()
-    yield share
-    main_after, all_after = seconds()
-    share[0] = (main_after - main_before) / max(all_after - all_before, 1e-9)
+def _answered(sent: Sequence[Exchange]) -> int:
+    return sum(one.status == 200 for one in sent)
 
 
-def _open_loop(url: str, bodies: list[bytes], rate: float, seconds: float) -> list[Exchange]:
-    target = Target(url)
-    requests_ready = [sender.request(target, _PATH, body) for body in bodies]
-    return sender.open_loop(target, requests_ready, arrivals.poisson(rate, seconds, seed=7))
-
-
-def _point(rate: float, exchanges: Sequence[Exchange], late_ms: float) -> Point:
-    """Sum up a load.
+def check(loop: Loop, late_ms: float) -> None:
+    """Make sure that an open loop says something of the service.
 
     Raises:
         SystemExit: nothing was sent, or the sender was late, or a percentile is of no answer.
     """
-    if not exchanges:
-        refuse(f"Nothing was due at {rate:.2f} photographs a second: let it run for longer.")
-    late = percentile([one.late_ms for one in exchanges], 99)
+    if not all(loop.rounds):
+        refuse(f"Nothing was due at {loop.load:.2f} photographs a second: let it run for longer.")
+    late = percentile([one.late_ms for one in loop.exchanges], 99)
     if late > late_ms:
         refuse(
-            f"At {rate:.1f} photographs a second 1 % were sent {late:.0f} ms late or more, where "
-            f"{late_ms:g} are allowed: measure on a machine that is idle."
+            f"At {loop.load:.1f} photographs a second 1 % were sent {late:.0f} ms late or more, "
+            f"where {late_ms:g} are allowed: measure on a machine that is idle."
         )
-    times = [one.ms / 1000 if one.status == 200 else math.inf for one in exchanges]
-    percentiles = tuple(percentile(times, 100 * share) for share in SHARES)
-    if math.isinf(percentiles[-1]):
-        refuse(f"At {rate:.1f} photographs a second too few were answered: {_met(exchanges)}.")
-    failed = sum(map(math.isinf, times))
-    return Point(rate, percentiles, len(times) - failed, failed)
+    if math.isinf(loop.percentiles[-1]):
+        met = _met(loop.exchanges)
+        refuse(f"At {loop.load:.1f} photographs a second too few were answered: {met}.")
 
 
-def _met(exchanges: Sequence[Exchange]) -> str:
-    met = Counter(str(one.status or "no answer") for one in exchanges)
+def _met(sent: Sequence[Exchange]) -> str:
+    met = Counter(str(one.status or "no answer") for one in sent)
     return ", ".join(f"{count} x {outcome}" for outcome, count in met.most_common())

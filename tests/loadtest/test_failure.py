@@ -1,6 +1,7 @@
 """What becomes of requests when parts of the service stop under load."""
 
 import asyncio
+import csv
 import re
 
 import pytest
@@ -44,15 +45,34 @@ def test_hostile_requests_leave_the_others_answered(samples, tiny_models, capsys
     assert hostile.main([*given, "--raw", str(tmp_path / "times.csv")]) == 0
     printed = capsys.readouterr().out
     for phase in ("before", "after"):
-        assert re.search(rf"^{phase} +1 +1 ", printed, re.MULTILINE)
-    assert " x 400" in printed
-    assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + 3
+        assert re.search(rf"^\| {phase} +\| +1 \| +1 \|", printed, re.MULTILINE)
+    with (tmp_path / "times.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    good = [row for row in rows if row["what"] == "a good photograph"]
+    assert [row["phase"] for row in good] == ["before", "while", "after"]
+    others = [row for row in rows if row not in good]
+    assert "400" in {row["status"] for row in others}
+    assert {row["phase"] for row in others} == {"while"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentences"),
+    [
+        (hostile.Reply(0, "before", "a good photograph", "500", 1.0), 1),
+        (hostile.Reply(0, "while", "a good photograph", "503", 1.0), 0),
+        (hostile.Reply(0, "while", "noise", "500", 1.0), 1),
+        (hostile.Reply(0, "while", "noise", "422", 1.0), 0),
+    ],
+)
+def test_what_hostile_requests_may_not_do_is_told(reply, sentences):
+    """Cost a good photograph its answer, or get another 5xx than 503."""
+    assert len(hostile.missed([reply])) == sentences
 
 
 def test_a_folder_without_photographs_is_told(tmp_path, capsys):
     """With the command that draws some, and status 2."""
     with pytest.raises(SystemExit) as ended:
-        photographs.read(tmp_path, most=1)
+        photographs.named(tmp_path, most=1)
     assert ended.value.code == 2
     assert "export draw" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, c
     status, told = fleet.main(given), capsys.readouterr().out
     assert status == 0, told
     servers, _, _, under_way, survived, *_ = [
-        cell.strip() for cell in told.splitlines()[-1].strip("|").split("|")
+        cell.strip() for cell in told.splitlines()[4].strip("|").split("|")
     ]
     assert servers == "2"
     assert int(under_way) > 0  # calls hung at the server that was killed
@@ -29,24 +29,33 @@ def test_two_servers_share_evenly_and_one_may_die(jpeg, tiny_models, tmp_path, c
         rows = list(csv.DictReader(file))
     assert {row["outcome"] for row in rows} == {"200"}
     assert {row["phase"] for row in rows} == {"before", "after"}
+    sent = [float(row["sent, s after the kill"]) for row in rows]
+    assert min(sent) < -4
+    assert max(sent) > 3
+    assert str(results / "latest-fleet-times.csv") in told
 
 
 @pytest.mark.parametrize(
-    ("answered", "outcome", "good"),
-    [([100, 104], "200", True), ([100, 120], "200", False), ([100, 100], "503", False),
-     ([0, 0], "200", False)],
-)  # fmt: skip
-def test_what_is_good_enough(answered, outcome, good):
+    ("answered", "outcome", "missed"),
+    [
+        ([100, 104], "200", []),
+        ([100, 120], "200", ["the shares (100, 120) are off even by 9 %, where 5 % are allowed."]),
+        ([100, 100], "503", ["2 requests were not answered with 200: 2 x 503."]),
+        ([0, 0], "200", ["the shares (0, 0) are off even by 100 %, where 5 % are allowed."]),
+    ],
+)
+def test_what_is_good_enough(answered, outcome, missed):
     """Within 5 % of even, and nothing but 200; no answers at all are not even."""
     replies = [Reply(outcome, 0.0, 0.1)]
-    assert fleet.Outcome(answered, [0, 1], replies, replies, 3, 0.0).good is good
+    assert fleet.Outcome(answered, [0, 1], replies, replies, 3, 0.0).missed() == missed
 
 
 def test_the_wait_for_another_server_counts_from_the_kill():
-    """How long calls hung before is no matter."""
+    """How long calls hung before is in the longest wait in all."""
     replies = [Reply("200", 0.0, 5.2), Reply("200", 5.1, 5.2)]
     found = fleet.Outcome([1, 1], [0, 2], [], replies, under_way=1, killed=5.0)
     assert found.slowest == pytest.approx(0.2)
+    assert found.longest == pytest.approx(5.2)
 
 
 def test_no_model_is_told_with_status_2(jpeg, tmp_path, capsys):

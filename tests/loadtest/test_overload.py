@@ -22,14 +22,14 @@ def refusal(ms=5.0, retry_after=1.0):
 
 
 def judged(*outcomes):
-    """The sentences for a second of each load; ten in time at the closed loop."""
+    """The status for a second of each load; ten in time at the closed loop."""
     seen = [*[outcome(CLOSED)] * 10, *outcomes]
-    return Demands().missed(seen, overload.figures(seen, 200.0, seconds=1.0))
+    return overload._judge(Demands(), seen, overload.figures(seen, 200.0, seconds=1.0))
 
 
 def test_a_service_that_keeps_its_goodput_misses_nothing():
     """Nine of ten in time, and quick refusals that say when to come back."""
-    assert not judged(*[outcome()] * 9, *[refusal()] * 30)
+    assert judged(*[outcome()] * 9, *[refusal()] * 30) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,24 +44,44 @@ def test_a_service_that_keeps_its_goodput_misses_nothing():
         ([*[outcome()] * 9, outcome(outcome="0")], "neither an answer nor a refusal: no answer"),
     ],
 )
-def test_each_miss_has_its_sentence(outcomes, sentence):
+def test_each_miss_has_its_sentence(outcomes, sentence, capsys):
     """What is late is no goodput; nothing but an answer and a refusal is right under any load."""
-    (told,) = judged(*outcomes)
+    assert judged(*outcomes) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("Objective missed: ")
     assert sentence in told
 
 
-def test_a_late_sender_proves_nothing(capsys):
-    """Status 2: it was the load generator's fault."""
-    seen = [outcome(late_ms=50.0)]
-    assert overload._judge(Demands(), seen, overload.figures(seen, 200.0, 1.0)) == 2
-    assert "could not keep up" in capsys.readouterr().err
+@pytest.mark.parametrize(("in_time", "status"), [(11, 0), (12, 2)])
+def test_a_capacity_that_was_measured_too_low_proves_nothing(in_time, status, capsys):
+    """More than a tenth over it was answered: the loads are no multiples of it, status 2."""
+    assert judged(*[outcome()] * in_time) == status
+    told = capsys.readouterr().err
+    assert ("measured too low: 10.0 photographs a second" in told) is (status == 2)
+
+
+def test_a_late_sender_proves_nothing_and_tells_what_was_missed(capsys):
+    """Status 2: it may have been the load generator's fault."""
+    assert judged(*[outcome(late_ms=50.0)] * 9, refusal(ms=150)) == 2
+    late, missed = capsys.readouterr().err.splitlines()
+    assert "could not keep up" in late
+    assert missed.startswith("Missed too, though these figures prove nothing: ")
+    assert "1 % of the refusals took 150 ms" in missed
+
+
+def test_only_what_proves_something_is_recorded():
+    """A miss is; figures that prove nothing are kept as the latest alone."""
+    given = overload._arguments(["--record"])
+    assert overload._files(given, 1) == overload._files(given, 0)
+    assert overload._files(given, 1)[0].name == "overload.csv"
+    assert overload._files(given, 2) == (given.raw, None)
+    assert overload._files(overload._arguments([]), 0) == (given.raw, None)
 
 
 @pytest.mark.parametrize("what", [WRONG, "500", "0"])
 def test_a_late_sender_hides_nothing_that_no_load_excuses(what, capsys):
     """Status 1, and both sentences."""
-    seen = [outcome(late_ms=50.0), outcome(late_ms=50.0, outcome=what)]
-    assert overload._judge(Demands(), seen, overload.figures(seen, 200.0, 1.0)) == 1
+    assert judged(*[outcome(late_ms=50.0)] * 9, outcome(late_ms=50.0, outcome=what)) == 1
     late, missed = capsys.readouterr().err.splitlines()
     assert "could not keep up" in late
     assert missed.startswith("Objective missed: ")
@@ -118,7 +138,11 @@ def test_a_real_gateway_is_overloaded(gateway, samples, tmp_path, capsys):
     assert {float(row["load"]) for row in rows} == {CLOSED, *overload.FACTORS}
     assert {row["outcome"] for row in rows} <= {RIGHT, "503"}
     assert (tmp_path / "plot.png").stat().st_size > 0
-    assert "4 x" in told.out
+    header, _, *table = told.out.splitlines()
+    assert f"plot: {tmp_path / 'plot.png'}" in table
+    names = [name.strip() for name in header.strip("|").split("|")]
+    assert len(set(names)) == len(names)
+    assert any(row.startswith("| 4 x") for row in table)
 
 
 def test_nothing_to_overload_ends_with_2(nobody, samples, capsys):

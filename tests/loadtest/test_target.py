@@ -85,7 +85,7 @@ def test_photographs_are_spread_over_the_whole_folder(files, most, tmp_path):
     """A folder for each class: with fewer than twice as many as are taken the last counts too."""
     for number in range(files):
         (tmp_path / f"{number}.jpg").write_bytes(bytes([number]))
-    taken = [body[0] for body in photographs.read(tmp_path, most)]
+    taken = [one.body[0] for one in photographs.named(tmp_path, most)]
     count = min(most, files)
     assert len(taken) == count
     gaps = [after - before for before, after in zip(taken, [*taken[1:], files], strict=True)]
