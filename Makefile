@@ -26,9 +26,11 @@ bench: .venv/model  ## the gateway beside the bare model server and others, in o
 bench-check: .venv/model  ## the same; status 1 where it became slower than recorded
 	$(BIN)/python -m loadtest.bench --check
 
-bench-record: .venv/model  ## everything in the part "Benchmarks" of loadtest/README.md, anew
+bench-record: .venv/model  ## what loadtest/README.md records with the drawn samples, anew
 	$(BIN)/python -m loadtest.bench --record
+	$(BIN)/python -m loadtest.pools --record
 	$(BIN)/python -m loadtest.fleet --record
+	-$(BIN)/python -m loadtest.overload --record
 	$(BIN)/python -m loadtest.capacity --record --price-per-core-hour $(PRICE)
 
 .venv/model: .venv/dev

@@ -111,7 +111,9 @@ _CHANNEL_OPTIONS = (
 )
 _FAIR_TRIAL = 0.5
 """Seconds. A server that did not answer within less may be no more than slow."""
-_ROUNDING = 5e-3  # a softmax in bfloat16 is off by half of this
+_ROUNDING = 5e-3
+"""How far from 1 probabilities may add up. A softmax in bfloat16 is off by half of this; ours is in
+float32 always, but older versions of the model are not."""
 _IMAGE_SHAPE = (contract.INPUT_SIZE, contract.INPUT_SIZE, 3)
 _OUTPUT_SHAPES = {
     contract.PROBABILITIES: (len(contract.CLASSES),),

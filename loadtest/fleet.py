@@ -25,6 +25,7 @@ from pathlib import Path
 from loadtest import idle, machine, photographs, processes, tables
 from loadtest.arguments import amount, count
 from loadtest.photographs import Photograph
+from loadtest.refusal import refuse
 from loadtest.steady import Reply, counts, steady_load
 from loadtest.target import Target
 
@@ -34,6 +35,7 @@ _ANSWERED = re.compile(
     r'_rpc_duration_seconds_count\{code="OK",signature="gradcam",version="(\d+)"\} (\S+)'
 )
 _IN_FLIGHT = re.compile(r"^hemavision_photographs_in_flight (\S+)", re.MULTILINE)
+_PATIENCE = 60  # seconds for what a load brings about
 _HANGS = 0.5  # seconds: a server that runs has answered by then
 
 _LINK = "[Every time](results/fleet-times.csv)."
@@ -44,7 +46,8 @@ class Outcome:
     """What became of one fleet.
 
     ``answered`` counts what each server answered while all were there, ``survived`` what each
-    did after the first one was killed, at ``killed``, with ``under_way`` calls at it.
+    did from when the first one was stopped, which was killed at ``killed`` with ``under_way`` calls
+    at it.
     """
 
     answered: list[int]
@@ -115,7 +118,14 @@ def _fleet(size: int, version: Path, found: list[Photograph], given: argparse.Na
         with processes.gateway(address, **processes.PATIENT) as gateway:
             idle.answered(Target(gateway.address), found)
             bodies = [one.body for one in found]
-            return asyncio.run(_load(gateway.address, servers, bodies, given))
+            try:
+                return asyncio.run(_load(gateway.address, servers, bodies, given))
+            except TimeoutError:
+                refuse(
+                    f"With {size} model servers not all answered, or none hung when it was "
+                    f"stopped, within {_PATIENCE} s: raise --rate, or see whether the machine is "
+                    "idle."
+                )
 
 
 @contextmanager
@@ -157,14 +167,14 @@ async def _load(
 
 async def _connected(url: str, servers: list[processes.Part]) -> None:
     """Wait until every server has answered."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_PATIENCE):
         while not all(await _counted(url, servers)):  # noqa: ASYNC110  # the gateway's own count
             await asyncio.sleep(0.1)
 
 
 async def _hanging(url: str) -> int:
     """Wait until calls hang, for half a second without an answer from anybody; return how many."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_PATIENCE):
         before = await _metrics(url)
         while True:
             await asyncio.sleep(_HANGS)
@@ -209,7 +219,7 @@ def _table(fleets: dict[int, Outcome], rate: float) -> str:
         for size, outcome in fleets.items()
     ]
     header = ["model servers", "each answered", "off even by at most",
-              "under way at the first when it was killed", "answered after that",
+              "under way at the first when it was killed", "answered from the stop on",
               "failed", "longest wait from the kill on, ms",
               "longest wait in all, ms"]  # fmt: skip
     return f"{rate:g} photographs a second:\n\n{tables.markdown(header, rows)}"

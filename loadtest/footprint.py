@@ -54,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             memory = asyncio.run(_memory(gateway.address, pid, bodies, given.requests))
             # the kernel counts in batches of pages, and may have noted a little less than was read
             highest = max(_mb(pid, "VmHWM"), *memory.values())
-    _write(given.raw, starts, memory, highest)
+    raw = _RECORD if given.record else given.raw
+    _write(raw, starts, memory, highest)
     told = _told(starts, memory, highest)
-    print(f"{told}\nevery reading: {given.raw}")
+    print(f"{told}\nevery reading: {raw}")
     if given.record:
         here = machine.sentence(machine.facts())
         link = f"[Every reading](results/{_RECORD.name})"
@@ -162,13 +163,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loadtest.footprint", description="How soon the gateway is ready, how large."
     )
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
-    parser.add_argument("--models", type=Path, metavar="DIR", help="default: models/hemavision")
+    parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     parser.add_argument("--model-server", metavar="HOST:PORT", help="one that runs already")
     parser.add_argument("--starts", type=count, default=5)
     parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")
     parser.add_argument("--requests", type=count, default=10_000)
-    parser.add_argument("--raw", type=Path, default=_RECORD)
-    parser.add_argument("--record", action="store_true", help="put it into the README as well")
+    parser.add_argument("--raw", type=Path, default=_RECORD.with_name(f"latest-{_RECORD.name}"))
+    parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     return parser
 
 

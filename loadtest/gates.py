@@ -109,7 +109,7 @@ def _too_few(samples: Sequence[Sample]) -> str:
 
 def _judged_together(samples: Iterable[Sample]) -> list[str]:
     rare = _rare(samples)
-    if not rare:
+    if len(rare) < 2:
         return []
     asked = ", ".join(f"{name} ({count})" for name, count in sorted(rare.items()))
     return [f"Judged together, being fewer than {_FEWEST} each: {asked}."]

@@ -67,7 +67,7 @@ async def _outage(found: list[Photograph], given: Any) -> tuple[list[Reply], flo
             killed = time.monotonic()
             starting = asyncio.create_task(
                 asyncio.to_thread(
-                    stack.enter_context, processes.model_server(first.address, given.models)
+                    stack.enter_context, processes.model_server(first.address, models=given.models)
                 )
             )
             back = await _port_open(first.address)

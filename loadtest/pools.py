@@ -8,11 +8,15 @@ in Python does, with Python's own event loop and with uvloop: what another loop 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import psutil
 
 from loadtest import machine, photographs, pictures, processes, tables
 from loadtest.arguments import amount, count
@@ -29,14 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = photographs.named(given.photographs, most=100)
     pixels, bodies = pictures.digest(found), [one.body for one in found]
     told = []
+    made = shlex.join(["python", "-m", "loadtest.pools", *(arguments or sys.argv[1:])])
     for cores in _possible(given.cores):
         plan = report.Plan(given.rounds, given.turns, given.seconds, 3 * cores, pixels)
         with _kept_to(cores):
-            described = _measured(plan, cores, bodies, given)
+            described = _measured(plan, cores, bodies, given, made)
         text = f"{cores} {'core' if cores == 1 else 'cores'}:\n\n{report.table(described)}"
         print(f"\n{text}")
         told.append(f"{text}\n\n{_links(cores)}")
-    if given.record:
+    if given.record and given.results == _RESULTS:  # the README refers to these files
         tables.put("pools", "\n\n".join([*told, f"{machine.sentence(machine.facts())}."]))
     return 0
 
@@ -57,21 +62,29 @@ def _possible(wanted: Sequence[int]) -> Sequence[int]:
 def _kept_to(cores: int) -> Iterator[None]:
     """Keep this process, and those that it starts, to so many cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:cores])
+    _keep_threads_to(set(sorted(before)[:cores]))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        _keep_threads_to(before)
+
+
+def _keep_threads_to(cores: set[int]) -> None:
+    """Keep all threads of this process, gRPC's too, and those that they will start."""
+    for thread in psutil.Process().threads():
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.sched_setaffinity(thread.id, cores)
 
 
 def _measured(
-    plan: report.Plan, cores: int, bodies: list[bytes], given: argparse.Namespace
+    plan: report.Plan, cores: int, bodies: list[bytes], given: argparse.Namespace, made: str
 ) -> dict[str, object]:
     with _running(cores, bodies, given.models) as compared:
+        rounds.check_agreement(compared, len(bodies))
         times = rounds.interleaved(compared, plan.rounds, len(bodies))
         turns = rounds.saturated(compared, plan.turns, plan.clients, plan.seconds, len(bodies))
     run = report.Run(times, turns)
-    described = report.record([run], plan, machine.facts(), set(), made="python -m loadtest.pools")
+    described = report.record([run], plan, machine.facts(), set(), made)
     prefix = "" if given.record else "latest-"
     report.write(given.results, f"{prefix}pools-{cores}", described, [run])
     return described

@@ -40,19 +40,19 @@ def newest_version(models: Path) -> Path:
 
 
 @contextmanager
-def model_server(address: str = "127.0.0.1:0", models: Path | None = None) -> Iterator[Part]:
+def model_server(address: str = "127.0.0.1:0", *, models: Path) -> Iterator[Part]:
     """Run the local model server.
 
     Raises:
         SystemExit: there is no model, for which it would wait for ever.
     """
-    folder = [] if models is None else ["--models", str(newest_version(models).parent)]
-    with _running("export", "serve", "--address", address, *folder) as part:
+    folder = newest_version(models).parent
+    with _running("export", "serve", "--address", address, "--models", str(folder)) as part:
         yield part
 
 
 @contextmanager
-def served(address: str | None, models: Path | None) -> Iterator[str]:
+def served(address: str | None, models: Path) -> Iterator[str]:
     """Yield where a model server listens: one that runs already, or else a local one's."""
     if address is not None:
         yield address

@@ -134,7 +134,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("folder", type=Path, help="with the photographs, in it and below it")
     add("--photographs", type=count, default=200, help="at most, evenly of them; default: 200")
     add("--rounds", type=count, default=3, help="default: 3")
-    add("--models", type=Path, metavar="DIR", help="default: models/hemavision")
+    add("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
     add("--model-server", metavar="HOST:PORT", help="one that runs already")
     add("--raw", type=Path, default=Path("loadtest/results/latest-series.csv"), help="every rate")
     return parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 Each photograph is brought to 256, 360, 640 and 2048 pixels along its longer side and saved as
 JPEG. One client sends each to the gateway for its overlay, and to the bare model server by the
-`gradcam` signature, in turns. The stages are the gateway's own (`timing_ms` of its reply); what is
+`gradcam` signature, in an order drawn each time. The stages are the gateway's own (`timing_ms` of its reply); what is
 left of the client's time is HTTP and JSON.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from loadtest.arguments import count
 from loadtest.bench import BASELINE, contenders
 from loadtest.bench.contenders import Ask
 
+_OURS = "gateway overlay"
 _WARM_UP = 2  # rounds
 _RECORD = Path("loadtest/results/stages.csv")
 _ROWS = {
@@ -63,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [pictures.decoded(one) for one in photographs.named(given.folder, given.most)]
     bodies = [(side, _jpeg(picture, side)) for picture in chosen for side in pictures.SIDES]
     times = _measured(bodies, given.rounds, given.models)
+    raw = _RECORD if given.record else given.raw
     tables.write_csv(
-        given.raw, [f"{field.name}" for field in fields(Times)], (_row(one) for one in times)
+        raw, [f"{field.name}" for field in fields(Times)], (_row(one) for one in times)
     )
     table = _table(times)
-    print(f"{table}\n\nevery time, in ms: {given.raw}")
+    print(f"{table}\n\nevery time, in ms: {raw}")
     if given.record:
         told = f"{table}\n\n{machine.sentence(machine.facts())}."
         tables.put("stages", f"{told} [Every time](results/{_RECORD.name}).")
@@ -80,39 +83,44 @@ def _jpeg(picture: Image.Image, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _measured(sized: list[tuple[int, bytes]], rounds: int, models: Path | None) -> list[Times]:
+def _measured(sized: list[tuple[int, bytes]], rounds: int, models: Path) -> list[Times]:
     bodies = [body for _, body in sized]
     with ExitStack() as stack:
         server = stack.enter_context(processes.model_server(models=models))
         gateway = stack.enter_context(processes.gateway(server.address))
         bare = {one.name: one for one in contenders.bare(server, bodies)}[BASELINE]
         url = f"{gateway.address}/v1/classify"
-        ours = contenders.over_http("gateway overlay", url, bodies, gateway, server)
-        clients = [stack.enter_context(one.connect()) for one in (ours, bare)]
+        ours = contenders.over_http(_OURS, url, bodies, gateway, server)
+        clients = {one.name: stack.enter_context(one.connect()) for one in (ours, bare)}
+        dice = random.Random(7)  # noqa: S311  # no secret
         return [
-            _times(number, side, which, *clients)
+            _times(number, side, which, dict(dice.sample(list(clients.items()), 2)))
             for number in range(-_WARM_UP, rounds)
             for which, (side, _) in enumerate(sized)
         ][_WARM_UP * len(sized) :]
 
 
-def _times(number: int, side: int, which: int, gateway: Ask, bare: Ask) -> Times:
-    started = time.perf_counter()
-    reply = gateway(which)
-    answered = time.perf_counter()
-    bare(which)
-    ended = time.perf_counter()
+def _times(number: int, side: int, which: int, clients: dict[str, Ask]) -> Times:
+    """Ask for photograph ``which``, in the order of ``clients``."""
+    taken = {name: _timed(ask, which) for name, ask in clients.items()}
+    client_ms, reply = taken[_OURS]
     stages = json.loads(reply)["timing_ms"]
     return Times(
         number,
         side,
         which // len(pictures.SIDES),
-        (answered - started) * 1000,
+        client_ms,
         stages["prepare"],
         stages["predict"],
         stages["explain"],
-        (ended - answered) * 1000,
+        taken[BASELINE][0],
     )
+
+
+def _timed(ask: Ask, which: int) -> tuple[float, bytes]:
+    started = time.perf_counter()
+    reply = ask(which)
+    return (time.perf_counter() - started) * 1000, reply
 
 
 def _row(times: Times) -> list[str]:
@@ -138,9 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="with photographs")
     parser.add_argument("--most", type=count, default=20, help="photographs taken from it")
     parser.add_argument("--rounds", type=count, default=10)
-    parser.add_argument("--models", type=Path, metavar="DIR", help="default: models/hemavision")
-    parser.add_argument("--raw", type=Path, default=_RECORD)
-    parser.add_argument("--record", action="store_true", help="put it into the README as well")
+    parser.add_argument("--models", type=Path, default=Path("models/hemavision"), metavar="DIR")
+    parser.add_argument("--raw", type=Path, default=_RECORD.with_name(f"latest-{_RECORD.name}"))
+    parser.add_argument("--record", action="store_true", help="keep it, also in the README")
     return parser
 
 

@@ -53,7 +53,7 @@ _EPOCH = time.time() - time.perf_counter()
 Make = Callable[[Sequence[Photograph], int], Iterator[Request]]
 
 _ONE_AT_A_TIME: frozenset[Make] = frozenset({requests.differential})
-_under_way: set[Make] = set()
+_busy: set[Make] = set()
 
 
 def now() -> float:
@@ -156,13 +156,13 @@ class Asking(User):
     @contextmanager
     def _kind(self) -> Iterator[Make]:
         """Draw a kind; of a series none while the process has one under way."""
-        free = {kind: often for kind, often in self.kinds.items() if kind not in _under_way}
+        free = {kind: often for kind, often in self.kinds.items() if kind not in _busy}
         (drawn,) = random.choices([*free], [*free.values()])  # noqa: S311  # no secret
-        _under_way.update(_ONE_AT_A_TIME & {drawn})
+        _busy.update(_ONE_AT_A_TIME & {drawn})
         try:
             yield drawn
         finally:
-            _under_way.discard(drawn)
+            _busy.discard(drawn)
 
     def _ask(self, request: Request, due: float, level: int) -> None:
         sent = now()

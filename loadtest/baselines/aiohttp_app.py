@@ -33,7 +33,7 @@ Ask = Callable[[bytes], Any]
 
 def create_app(ask: Ask) -> web.Application:
     """Build the application around the model server that ``ask`` asks."""
-    threads = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     async def classify(request: web.Request) -> web.Response:
         loop, body = asyncio.get_running_loop(), await request.read()

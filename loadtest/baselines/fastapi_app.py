@@ -65,7 +65,7 @@ class Classifier:
 def create_app(version: Path) -> FastAPI:
     """Build the application around one version of the SavedModel."""
     classifier = Classifier(version)
-    threads = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     app = FastAPI()
 
     @app.post("/classify")

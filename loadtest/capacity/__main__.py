@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = given.results / ("capacity" if given.record and not doubts else "latest-capacity")
     made = shlex.join(["python", "-m", "loadtest.capacity", *(arguments or sys.argv[1:])])
     report.write(name, here, measured, queue, made)
-    print(f"\n{report.comparison(queue, measured)}\n\nevery time: {name}-times.csv")
+    comparison = report.comparison(queue, measured)
+    print(f"\n{comparison}\n\nevery time: {name}-times.csv")
     if doubts:
         print(f"No conclusion, and nothing is recorded: {' '.join(doubts)}", file=sys.stderr)
         return 1
     text = report.conclusion(measured, queue, here["cores"], given)
     print(f"\n{text}")
     if given.record and given.results == _RESULTS:  # the README refers to these files
-        comparison = report.comparison(queue, measured)
         told = f"{comparison}\n\n{text}\n\n{machine.sentence(here)}."
         tables.put("capacity", f"{told}\n\n{_LINKS}")
     return 0

@@ -20,7 +20,8 @@ class Cost:
     """What one photograph takes.
 
     Processor seconds of the gateway, of these its event loop's, and of the model server; bytes
-    from the client and back to it, and between gateway and model server, both ways together.
+    from the client, back to it, to the model server and back from it, in messages' bodies: headers
+    and TLS add a little.
     """
 
     gateway: float
@@ -28,7 +29,8 @@ class Cost:
     model_server: float
     received: float
     sent: float
-    internal: float
+    asked: float
+    told: float
 
     @property
     def processors(self) -> float:
@@ -80,7 +82,8 @@ def of_one(
         model_server=meter.model_server / answered,
         received=_mean(len(body) for body in bodies),
         sent=_mean(replies),
-        internal=_mean(tensors) + _mean(answers),
+        asked=_mean(tensors),
+        told=_mean(answers),
     )
 
 

@@ -15,7 +15,7 @@ from loadtest.queueing import Replica
 def replica(measured: Measured) -> Replica:
     """Make the queue of the lone requests and the closed loops, of nothing else."""
     first, following = (
-        np.array([one.ms / 1000 for one in loop.exchanges])
+        np.array([one.ms / 1000 for one in loop.exchanges if one.status == 200])
         for loop in (measured.lone, measured.closed[0])
     )
     return Replica(first, following, tuple(loop.rate for loop in measured.closed))
@@ -48,6 +48,8 @@ def doubts(queue: Replica, opened: Sequence[Loop]) -> list[str]:
     counting = held(opened)
     if not counting:
         return [f"The objective was missed at {opened[0].load:.1f} photographs a second already."]
+    if not queue.most(*OBJECTIVE):
+        return ["By the model the objective is missed at any load."]
     return [
         f"At {loop.load:.1f} photographs a second the model is off by {100 * error:.0f} %, where "
         f"{100 * MOST_OFF:.0f} % are allowed."

@@ -4,7 +4,21 @@ import csv
 
 import pytest
 
-from loadtest import drain, fleet, hostile, idle, large, outage, overload, photographs, quality
+from loadtest import (
+    drain,
+    fleet,
+    footprint,
+    hostile,
+    idle,
+    large,
+    outage,
+    overload,
+    photographs,
+    pools,
+    quality,
+    series,
+    stages,
+)
 from loadtest.capacity import __main__ as capacity
 from loadtest.target import Target
 
@@ -42,11 +56,17 @@ def test_an_empty_folder_is_told(main, refused, tmp_path):
 
 
 @pytest.mark.parametrize("main", [drain.main, fleet.main, hostile.main, outage.main,
-                                  overload.main])  # fmt: skip
+                                  footprint.main, overload.main, pools.main])  # fmt: skip
 def test_a_missing_model_is_told(main, refused, samples, tmp_path):
     """With the command that makes one: a model server would wait for it for ever."""
     given = ["--photographs", samples, "--models", tmp_path / "none"]
     assert "export saved-model" in refused(main, *given)
+
+
+@pytest.mark.parametrize("main", [series.main, stages.main])
+def test_a_missing_model_is_told_of_a_folder_too(main, refused, samples, tmp_path):
+    """The same, where the folder of photographs is no option."""
+    assert "export saved-model" in refused(main, samples, "--models", tmp_path / "none")
 
 
 @pytest.mark.parametrize("main", [drain.main, hostile.main])

@@ -24,7 +24,8 @@ def refusal(ms=5.0, retry_after=1.0):
 def judged(*outcomes):
     """The status for a second of each load; ten in time at the closed loop."""
     seen = [*[outcome(CLOSED)] * 10, *outcomes]
-    return overload._judge(Demands(), seen, overload.figures(seen, 200.0, seconds=1.0))
+    loads = overload.figures(seen, 200.0, seconds=1.0)
+    return overload._judge(Demands(), seen, loads, overload._unusable(seen, loads))
 
 
 def test_a_service_that_keeps_its_goodput_misses_nothing():
@@ -70,12 +71,20 @@ def test_a_late_sender_proves_nothing_and_tells_what_was_missed(capsys):
 
 
 def test_only_what_proves_something_is_recorded():
-    """A miss is; figures that prove nothing are kept as the latest alone."""
+    """Figures that prove nothing are kept as the latest alone, whatever the status."""
     given = overload._arguments(["--record"])
-    assert overload._files(given, 1) == overload._files(given, 0)
-    assert overload._files(given, 1)[0].name == "overload.csv"
-    assert overload._files(given, 2) == (given.raw, None)
-    assert overload._files(overload._arguments([]), 0) == (given.raw, None)
+    kept, raw, plot = overload._files(given, proven=True)
+    assert (kept, raw.name, plot.name) == (True, "overload.csv", "overload.png")
+    assert overload._files(given, proven=False) == (False, given.raw, None)
+    assert overload._files(overload._arguments([]), proven=True) == (False, given.raw, None)
+    seen = [*[outcome(CLOSED)] * 10, *[outcome(outcome=WRONG, late_ms=50.0)] * 10]
+    assert overload._unusable(seen, overload.figures(seen, 200.0, seconds=1.0))
+
+
+def test_late_answers_are_answers_to_a_capacity_too(capsys):
+    """What came too late for goodput shows all the same that the capacity was too low."""
+    assert judged(*[outcome()] * 10, *[outcome(ms=500.0)] * 2) == 2
+    assert "and 12.0 were answered in an open one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", [WRONG, "500", "0"])
