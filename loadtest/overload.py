@@ -195,8 +195,8 @@ def _too_low(loads: Sequence[Figures]) -> Iterator[str]:
         yield (
             f"The capacity was measured too low: {capacity:.1f} photographs a second in the "
             f"closed loop, and {most:.1f} were answered in an open one. So the loads are no "
-            "multiples of it: measure again, with longer --seconds, on an idle machine, or with more "
-            "--clients."
+            "multiples of it: measure again, with longer --seconds, on an idle machine, or with "
+            "more --clients."
         )
 
 

@@ -2,8 +2,8 @@
 
 Each photograph is brought to 256, 360, 640 and 2048 pixels along its longer side and saved as
 JPEG. One client sends each to the gateway for its overlay, and to the bare model server by the
-`gradcam` signature, in an order drawn each time. The stages are the gateway's own (`timing_ms` of its reply); what is
-left of the client's time is HTTP and JSON.
+`gradcam` signature, in an order drawn each time. The stages are the gateway's own (`timing_ms` of
+its reply); what is left of the client's time is HTTP and JSON.
 """
 
 from __future__ import annotations
