@@ -36,8 +36,8 @@ _BATCH = 25
 """Photographs that are compared at once."""
 
 _JUMPING = 0.01
-"""Share of photographs on which `cam_fine` may differ more. Its gradients pass poolings and ReLUs,
-and jump from one pixel to another where two are equal up to float32's rounding."""
+"""Share of photographs on which a map may differ more. Its gradients pass ReLUs, and `cam_fine`'s
+poolings too: they jump where a unit is zero, or two pixels are equal, up to float32's rounding."""
 
 _VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2", "AssignVariableOp"}
 
@@ -256,7 +256,7 @@ def _photographs(candidate: _Candidate) -> str:
     findings = []
     for name in (contract.PROBABILITIES, contract.CAM, contract.CAM_FINE):
         differences = np.concatenate([of[name] for of in found])
-        _small(name, differences, jumps=name == contract.CAM_FINE)
+        _small(name, differences, jumps=name != contract.PROBABILITIES)
         findings.append(f"{name} {differences.max():.1e}")
     return f"largest difference on {len(candidate.photographs)}: {', '.join(findings)}"
 
