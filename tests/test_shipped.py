@@ -67,6 +67,11 @@ def test_the_card_describes_the_weights_beside_it():
     assert SHIPPED.stat().st_size < 12_000_000
 
 
+def test_the_card_is_whole():
+    """A release writes what it measures; the rest is put into its card by commands of its own."""
+    assert {"confusion", "explanation_trust", "slides", "ablation"} <= set(CARD)
+
+
 def test_the_card_claims_at_least_what_was_asked():
     """No release serves untrained weights."""
     assert CARD["metrics"]["pbc/val"]["accuracy"]["value"] >= 0.9
