@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
-URL ?= http://127.0.0.1:8080
+URL ?= http://127.0.0.1:$(or $(HEMAVISION_PORT),8080)
 PRICE ?= 0.04
 
 .PHONY: run test lint bench bench-check bench-record loadtest protos lock clean

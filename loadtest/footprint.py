@@ -129,8 +129,10 @@ def _mb(pid: int, field: str) -> float:
 
 
 def _growth_mb(memory: dict[int, float]) -> float:
-    readings = list(memory.values())
-    return readings[-1] - readings[len(readings) // 2]
+    """Compare the halves' highest; the first reading is before any answer."""
+    _, *readings = memory.values()
+    middle = max(1, len(readings) // 2)
+    return max(readings[middle:], default=0.0) - max(readings[:middle], default=0.0)
 
 
 def _kept(starts: list[float], memory: dict[int, float], highest: float) -> bool:

@@ -92,9 +92,16 @@ def judge(objective: Objective, samples: Sequence[Sample]) -> Verdict:
     unusable = objective.unusable(samples)
     if missed or unusable:
         return Verdict(1 if missed else STATUS, [*unusable, *missed])
-    slowest = percentile([sample.ms for sample in samples], 99)
-    met = f"Objective met: {len(samples)} requests, 99 % of them within {slowest:.1f} ms."
-    return Verdict(0, [met, *_judged_together(samples)])
+    met = f"Objective met: {len(samples)} requests; 99 % of {_within(samples)} a photograph, where "
+    return Verdict(0, [f"{met}{objective.p99_ms:g} ms are allowed.", *_judged_together(samples)])
+
+
+def _within(samples: Sequence[Sample]) -> str:
+    """Say within how many milliseconds, for each photograph in it, 99 % of each kind were."""
+    return ", of ".join(
+        f"{name} within {percentile([one.ms / one.photographs for one in group], 99):.1f} ms"
+        for name, group in sorted(_groups(samples).items())
+    )
 
 
 def _too_few(samples: Sequence[Sample]) -> str:

@@ -7,6 +7,7 @@ verdict is its last word.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -23,7 +24,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtest import photographs, requests, samples, target
 from loadtest.arguments import amount, count, duration
 from loadtest.gates import Objective, Verdict, judge
-from loadtest.refusal import STATUS
+from loadtest.refusal import STATUS, refuse
 from loadtest.samples import Sample
 from loadtest.shapes import SHAPES, Stage, level_at
 from loadtest.users import (
@@ -107,6 +108,9 @@ def _user(name: str) -> str:
 def _prepare(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     assert options is not None  # Locust was started by its command
+    for file in (options.raw, options.html_file):
+        _refuse_unwritable(Path(file).parent if file else None)
+    _refuse_unwritable(Path(options.plots) if options.plots else None)
     if not options.user_classes:
         environment.user_classes = [Mixed]
     environment.stop_timeout = environment.stop_timeout or PATIENCE
@@ -118,6 +122,18 @@ def _prepare(environment: Environment, **_: Any) -> None:
         target.check_model_server(options.model_server)
     if not isinstance(environment.runner, MasterRunner):
         _learn_right_answers(environment.user_classes, _setting(options, where))
+
+
+def _refuse_unwritable(folder: Path | None) -> None:
+    """Make a folder for what the test writes, or refuse before it has been measured in vain."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(f"{folder} cannot be made, to write into: {error.strerror}.")
+    if not os.access(folder, os.W_OK):
+        refuse(f"{folder} cannot be written into.")
 
 
 def _setting(options: Namespace, where: target.Target) -> Setting:

@@ -25,6 +25,7 @@ from loadtest.refusal import refuse
 from loadtest.samples import RIGHT, Sample
 
 _PERCENTS = {50: ":", 99: "-"}
+_MARKERS = {50: "o", 99: "^"}
 _ANSWERED, _REFUSED = (RIGHT,), ("429", "503")
 _OUTCOMES = {_ANSWERED: "-", _REFUSED: "--"}
 _STAGES = ("read", "wait", "prepare", "predict", "explain")
@@ -75,7 +76,8 @@ def latency(measured: Sequence[Sample], objective_ms: float) -> Figure:
         for percent, style in _PERCENTS.items():
             values = [percentile(times, percent) for times in right.values()]
             label = f"{name}, p{percent}"
-            axes.plot([*right], values, style, marker="o", ms=4, color=f"C{number}", label=label)
+            marker = _MARKERS[percent]
+            axes.plot([*right], values, style, marker=marker, ms=5, color=f"C{number}", label=label)
     for photographs in sorted({sample.photographs for sample in measured}):
         _objective(axes, objective_ms * photographs, photographs)
     axes.set(xlabel=_LOAD, ylabel="milliseconds", title="Latency over load")
@@ -101,7 +103,8 @@ def throughput(runs: Iterable[Sequence[Sample]]) -> Figure:
             rates = [_count(of, outcomes) / seconds[level] for level, of in levels.items()]
             if outcomes == _ANSWERED or any(rates):
                 label = name if outcomes == _ANSWERED else f"{name}, refused (429, 503)"
-                axes.plot([*levels], rates, style, marker="o", color=f"C{number}", label=label)
+                marker = "o" if outcomes == _ANSWERED else "x"
+                axes.plot([*levels], rates, style, marker=marker, color=f"C{number}", label=label)
     axes.set(xlabel=_LOAD, ylabel="photographs a second", title="Throughput over load")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -56,6 +56,8 @@ def check(target: Target) -> None:
     Raises:
         SystemExit: it is not so; the sentence says what was met.
     """
+    if not target.url.startswith(("http://", "https://")):
+        refuse(f"{target.url} is no URL: begin it with http:// or https://")
     status, said = _get(target, "/readyz")
     if status == 503:
         refuse(f"The gateway at {target.url} is not ready: /readyz answered 503: {said}")

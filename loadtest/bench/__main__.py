@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = photographs.named(given.photographs, given.most)
     plan, here = _plan(given, found), machine.facts()
     recorded = _recorded(given.results, plan, here) if given.check else None
-    print(machine.sentence(here))
+    print(f"{machine.sentence(here)}\n{_told(given, plan)}")
     runs, ours = _runs(given, plan, [one.body for one in found])
     made = shlex.join(["python", "-m", "loadtest.bench", *(arguments or sys.argv[1:])])
     described = report.record(runs, plan, here, ours, made)
@@ -57,6 +57,15 @@ def _runs(
     return runs, ours
 
 
+def _told(given: argparse.Namespace, plan: report.Plan) -> str:
+    """Say what is about to be done."""
+    runs = f"{given.runs} runs" if given.record else "One run"
+    return (
+        f"{runs} of {plan.rounds} rounds, and of {plan.turns} turns of {plan.seconds:g} s with "
+        f"{plan.clients} clients{', as recorded' if given.check else ''}."
+    )
+
+
 def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[report.Run]) -> None:
     name = _RECORD if given.record else _LATEST
     report.write(given.results, name, described, runs)
@@ -66,7 +75,9 @@ def _keep(given: argparse.Namespace, described: dict[str, Any], runs: Sequence[r
         table = f"{table}\n\n{goals.told(described)}"
     if given.record:
         table = f"{table}\n\n{report.told(report.recorded_bands(described))}"
-    print(f"\n{table}\n\nevery time: {given.results / name}-times.csv")
+    if given.quick:
+        table = f"{table}\n\nSo few rounds say nothing of the goals, and their p99 is the slowest."
+    print(f"\n{table}\n\nevery time, every turn, the record and plots: {given.results / name}*")
     if given.record and given.results == _RESULTS:  # the README refers to these files
         tables.put("bench", f"{table}\n\n{machine.sentence(described['machine'])}.\n\n{_LINKS}")
 
@@ -137,7 +148,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--quick", action="store_true", help="a minute, for a first look")
     what.add_argument("--record", action="store_true", help="several runs, to check against")
-    what.add_argument("--check", action="store_true", help="status 1 where it is worse than that")
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="status 1 where it is worse; its plan",
+    )
     parser.add_argument("--runs", type=_several, default=4, help="for --record, 3 or more")
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
     parser.add_argument("--most", type=count, default=100, help="photographs taken from DIR")

@@ -27,7 +27,10 @@ def test_an_objective_that_is_met_ends_with_0(capsys):
     verdict = judge(Objective(), [*QUICK, sample(ms=900), sample()])
     assert verdict.status == 0
     verdict.tell()
-    assert capsys.readouterr().out == "Objective met: 100 requests, 99 % of them within 20.0 ms.\n"
+    assert capsys.readouterr().out == (
+        "Objective met: 100 requests; 99 % of interactive within 20.0 ms a photograph, where "
+        "200 ms are allowed.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -123,12 +123,15 @@ def test_no_model_server_ends_with_2(locust, nobody, samples):
     assert "HEMAVISION_MODEL_SERVER=" in told
 
 
-def test_raw_data_that_cannot_be_written_is_no_success(locust, gateway, samples):
-    """Locust tells why."""
+@pytest.mark.parametrize("option", ["--raw", "--html", "--plots"])
+def test_what_cannot_be_written_is_told_before_anything_is_sent(option, locust, gateway, samples):
+    """No test of eight hours for nothing: a sentence and status 2."""
     load = ["--photographs", samples, *MINUTE, "--until", "interactive", *PATIENT]
-    done = locust("Interactive", "--host", gateway, *load, "--raw", samples / "cell.jpg/raw.csv")
+    done = locust("Interactive", "--host", gateway, *load, option, samples / "cell.jpg/there")
     assert done.returncode == 2
-    assert "NotADirectoryError" in done.stderr or "FileExistsError" in done.stderr
+    assert "cell.jpg" in done.stderr
+    assert "cannot be made, to write into" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_key_is_taken_from_the_environment(locust, guarded, samples):

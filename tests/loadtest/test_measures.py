@@ -89,6 +89,11 @@ def test_too_slow_or_too_large_is_not_kept():
     assert not footprint._kept([1.0], {0: 80.0, 10: 90.0, 20: 97.0}, 98.0)
 
 
+def test_memory_that_grew_under_load_is_not_hidden_by_what_is_given_back_at_its_end():
+    """The halves' highest are compared, not their last readings."""
+    assert footprint._growth_mb({0: 80.0, 10: 90.0, 20: 90.0, 30: 97.0, 40: 84.0}) == 7.0
+
+
 def test_a_gateway_that_does_not_become_ready_is_refused(unready, capsys):
     """With what it answered, when the time is over; one that is ready is not waited for."""
     with pytest.raises(SystemExit) as refused:

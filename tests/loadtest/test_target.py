@@ -25,7 +25,15 @@ def test_a_gateway_that_is_ready_is_taken(gateway):
     target.check(Target(gateway))
 
 
-@pytest.mark.parametrize("url", ["nowhere", "http://", "http://127.0.0.1:99999", "ftp://a:b"])
+@pytest.mark.parametrize("url", ["nowhere", "127.0.0.1:8080", "ftp://a:b"])
+def test_what_is_no_url_is_told(url, refused):
+    """With what it begins with: an address alone may well be a gateway's."""
+    assert refused(target.check, Target(url)) == (
+        f"{url} is no URL: begin it with http:// or https://"
+    )
+
+
+@pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:99999"])
 def test_what_is_no_address_is_told(url, refused):
     """Whatever is wrong with it."""
     assert refused(target.check, Target(url)).startswith(f"No gateway can be reached at {url} ")
