@@ -72,7 +72,7 @@ def _cost(of_runs: Sequence[Figures]) -> Figure:
         axes.axvline(1, color="black", linewidth=0.8)
     if len(of_runs) > 1:
         figure.supxlabel(
-            f"the middle of {len(of_runs)} runs, and from lowest to highest", fontsize=8
+            f"the median of {len(of_runs)} runs, and from lowest to highest", fontsize=8
         )
     return figure
 
