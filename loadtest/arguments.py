@@ -1,9 +1,12 @@
-"""What the load tests' commands take as numbers; all else is refused with status 2."""
+"""The load tests' command lines: numbers, all else refused with status 2, and how one is told."""
 
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 
 
 def count(text: str) -> int:
@@ -39,6 +42,12 @@ def duration(text: str) -> float:
     if not 0 <= value < math.inf:
         raise ArgumentTypeError(f"{text!r} is no number from 0 on")
     return value
+
+
+def command(module: str, arguments: Sequence[str] | None) -> str:
+    """Write a command line as it was given, for a record; None: this process's own arguments."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", "-m", module, *given])
 
 
 def _number(text: str) -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +31,7 @@ from loadtest import (
     tables,
 )
 from loadtest.answers import Answer
-from loadtest.arguments import amount, count
+from loadtest.arguments import amount, command, count
 from loadtest.gates import percentile
 from loadtest.photographs import Photograph
 from loadtest.refusal import STATUS, refuse
@@ -136,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overload_plot.draw(plot, loads, given.accepted_ms)
         print(f"plot: {plot}")
     if kept:
-        made = shlex.join(["python", "-m", "loadtest.overload", *(arguments or sys.argv[1:])])
+        made = command("loadtest.overload", arguments)
         told = f"`{made}`:\n\n{_table(loads)}\n\n{machine.sentence(here)}.\n\n{_LINKS}"
         tables.put("overload", told)
     return status

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from loadtest import machine, photographs, pictures, processes, tables
-from loadtest.arguments import amount, count
+from loadtest.arguments import amount, command, count
 from loadtest.bench import contenders, report, rounds
 from loadtest.bench.contenders import Contender
 from loadtest.refusal import refuse
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = photographs.named(given.photographs, most=100)
     pixels, bodies = pictures.digest(found), [one.body for one in found]
     told = []
-    made = shlex.join(["python", "-m", "loadtest.pools", *(arguments or sys.argv[1:])])
+    made = command("loadtest.pools", arguments)
     for cores in _possible(given.cores):
         plan = report.Plan(given.rounds, given.turns, given.seconds, 3 * cores, pixels)
         with _kept_to(cores):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loadtest import machine, photographs, pictures, tables
-from loadtest.arguments import amount, count
+from loadtest.arguments import amount, command, count
 from loadtest.bench import BASELINE, contenders, gate, goals, outcome, plots, report, rounds
 from loadtest.photographs import Photograph
 from loadtest.refusal import refuse
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorded = _recorded(given.results, plan, here) if given.check else None
     print(f"{machine.sentence(here)}\n{_told(given, plan)}")
     runs, ours = _runs(given, plan, [one.body for one in found])
-    made = shlex.join(["python", "-m", "loadtest.bench", *(arguments or sys.argv[1:])])
+    made = command("loadtest.bench", arguments)
     described = report.record(runs, plan, here, ours, made)
     described["photographs"] = [one.name for one in found]
     _keep(given, described, runs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest import machine, photographs, processes, tables
-from loadtest.arguments import amount, count
+from loadtest.arguments import amount, command, count
 from loadtest.capacity import model, report
 from loadtest.capacity.measure import Plan, measure
 
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     queue = model.replica(measured)
     doubts = model.doubts(queue, measured.opened)
     name = given.results / ("capacity" if given.record and not doubts else "latest-capacity")
-    made = shlex.join(["python", "-m", "loadtest.capacity", *(arguments or sys.argv[1:])])
+    made = command("loadtest.capacity", arguments)
     report.write(name, here, measured, queue, made)
     comparison = report.comparison(queue, measured)
     print(f"\n{comparison}\n\nevery time: {name}-times.csv")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest import codecs, drain, fleet, footprint, hostile, outage, overload
+from loadtest import arguments, codecs, drain, fleet, footprint, hostile, outage, overload
 from loadtest.capacity import __main__ as capacity
 
 
@@ -44,3 +44,10 @@ def test_every_command_takes_no_other(main, given, capsys):
         main(given)
     assert ended.value.code == 2
     assert "'0' is no " in capsys.readouterr().err
+
+
+def test_a_command_line_is_told_as_it_can_be_given_again():
+    """Quoted where a shell needs it; without arguments none of this process's are made up."""
+    told = arguments.command("loadtest.bench", ["--photographs", "my cells"])
+    assert told == "python -m loadtest.bench --photographs 'my cells'"
+    assert arguments.command("loadtest.bench", []) == "python -m loadtest.bench"
