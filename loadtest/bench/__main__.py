@@ -150,7 +150,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--check",
         action="store_true",
-        help="status 1 where it is worse; its plan",
+        help="status 1 where it is worse than the record, whose rounds and turns it has",
     )
     parser.add_argument("--runs", type=_several, default=4, help="for --record, 3 or more")
     parser.add_argument("--photographs", type=Path, default=Path("samples"), metavar="DIR")
