@@ -1,13 +1,14 @@
 """What a running gateway's quality flags find, and what they cost: `python -m loadtest.quality`.
 
-Sends labelled photographs, copies of them that were blurred, darkened or brightened, and crops
-beside the white cells, and prints for each kind: how many got each flag, how many answers were
-withheld, and how many of all were named right, whether withheld or not. Every measure of every
-photograph is written to a CSV file.
+Sends labelled photographs, copies of them that were blurred, darkened or brightened, crops that
+show the white cell from closer, and crops beside the white cells, and prints for each kind: how
+many got each flag, how many answers were withheld, and how many of all were named right, whether
+withheld or not. Every measure of every photograph is written to a CSV file.
 
 The folder has a manifest.csv with the columns path, source, split, label, wbc_boxes (see
 export/README.md). Blur is Gaussian, its sigma in pixels of the model's 224; light is multiplied
-before the sensor's white, so in linear light.
+before the sensor's white, so in linear light. From twice as close, half of each side is seen: round
+the cell's box, or round the middle of a photograph without one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _GAMMA = 2.2  # sRGB's, near enough
 _MARGIN = 8  # pixels between an empty crop and a white cell
 _SIDES = (200, 240, 280)  # of an empty crop in a field of 640 x 480, in pixels
 _TRIES = 200
+_CLOSER = (1.5, 2, 2.5)
 _COLUMNS = ("path", "source", "split", "label", "wbc_boxes")
 
 Picture = Image.Image
@@ -107,6 +109,9 @@ def _kinds(row: Row, data: Path, plain: bool) -> Iterator[tuple[str, str, Pictur
         return
     for name, degrade in _DEGRADATIONS.items():
         yield f"{row['source']} {name}", row["label"], degrade(picture)
+    for factor in _CLOSER:
+        near = closer(picture, _boxes(row), factor)
+        yield f"{row['source']} closer x {factor}", row["label"], near
     if row["source"] == "bccd" and (crop := _beside_cells(row, picture)):
         yield "bccd beside cells", "", crop
 
@@ -126,9 +131,22 @@ _DEGRADATIONS: dict[str, Callable[[Picture], Picture]] = {
 }
 
 
+def closer(picture: Picture, boxes: Sequence[tuple[int, ...]], factor: float) -> Picture:
+    """Crop round the first box, which a picture's edge may keep out of the middle."""
+    left, top, right, bottom = boxes[0] if boxes else (0, 0, *picture.size)
+    width, height = round(picture.width / factor), round(picture.height / factor)
+    x = min(max((left + right - width) // 2, 0), picture.width - width)
+    y = min(max((top + bottom - height) // 2, 0), picture.height - height)
+    return picture.crop((x, y, x + width, y + height))
+
+
+def _boxes(row: Row) -> list[tuple[int, ...]]:
+    return [tuple(map(int, box.split())) for box in row["wbc_boxes"].split(";") if box.strip()]
+
+
 def _beside_cells(row: Row, picture: Picture) -> Picture | None:
     """Crop a place beside all white cells; None where they leave no room."""
-    boxes = [tuple(map(int, b.split())) for b in row["wbc_boxes"].split(";") if b.strip()]
+    boxes = _boxes(row)
     random = Random(row["path"])  # noqa: S311  # a sample, the same each time
     for _ in range(_TRIES):
         side = random.choice(_SIDES)

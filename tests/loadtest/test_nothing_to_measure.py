@@ -133,6 +133,15 @@ def test_what_the_flags_find_is_told_of_a_real_gateway(data, gateway, tmp_path, 
     assert len(raw.read_text().splitlines()) == 2
 
 
+def test_what_the_flags_find_in_changed_copies_is_told(data, gateway, tmp_path, capsys):
+    """Blurred, in another light, and from closer."""
+    given = [str(data), "--url", gateway, "--raw", str(tmp_path / "quality.csv")]
+    assert quality.main(given) == 0
+    told = capsys.readouterr().out
+    for kind in ("blur 4", "light x 0.05", "closer x 2"):
+        assert f"| pbc {kind} | 1 |" in told
+
+
 def test_what_a_large_photograph_costs_is_told_of_a_real_gateway(
     samples, gateway, tmp_path, capsys
 ):
