@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc
 
-from gateway.certificate import first_end
 from gateway.errors import SettingsError
 
 _HTTP = "HEMAVISION_TLS_"
@@ -71,10 +70,25 @@ def certificate_ends(http: Path | None, model: Path | None) -> Iterator[tuple[st
 
     Yields:
         ``http`` or ``model``, and seconds since 1970.
+
+    Raises:
+        SettingsError: a certificate is written in a way that OpenSSL alone understands.
     """
-    for peer, certificate in (("http", http), ("model", model)):
+    for peer, prefix, certificate in (("http", _HTTP, http), ("model", _MODEL, model)):
         if certificate is not None:
-            yield peer, first_end(certificate.read_text("ascii", "replace"))
+            yield peer, _first_end(certificate, prefix)
+
+
+def _first_end(chain: Path, prefix: str) -> float:
+    from cryptography import x509  # slow to import, and only needed where there is TLS
+
+    try:
+        certificates = x509.load_pem_x509_certificates(chain.read_bytes())
+    except ValueError as error:
+        raise SettingsError(
+            f"{prefix}CERTIFICATE: when {chain} ends cannot be read ({error})."
+        ) from error
+    return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
 
 
 def _check(authority: Path, certificate: Path | None, key: Path | None) -> None:

@@ -16,10 +16,9 @@ from aiohttp import web
 
 from gateway import cli, up
 from gateway.app import create_app
-from gateway.certificate import first_end
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from gateway.tls import channel_credentials, server_context
+from gateway.tls import certificate_ends, channel_credentials, server_context
 
 
 class Files:
@@ -103,13 +102,14 @@ async def answered(aiohttp_client, jpeg, server: str, **tls) -> int:
     ],
     ids=str,
 )
-def test_a_certificate_tells_when_it_ends(end):
+def test_a_certificate_tells_when_it_ends(end, tmp_path):
     """To the second, in both of the ways in which a year is written; past ends too."""
     issued = trustme.CA().issue_cert("localhost", not_before=datetime(2019, 1, 1), not_after=end)
-    assert first_end(issued.cert_chain_pems[0].bytes().decode()) == end.timestamp()
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "own.pem")
+    assert list(certificate_ends(None, tmp_path / "own.pem")) == [("model", end.timestamp())]
 
 
-def test_a_chain_ends_with_the_first_of_its_certificates():
+def test_a_chain_ends_with_the_first_of_its_certificates(tmp_path):
     """Wherever it stands in the file, with the key beside them."""
     authority = trustme.CA()
     sooner, later = datetime(2035, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC)
@@ -117,7 +117,18 @@ def test_a_chain_ends_with_the_first_of_its_certificates():
         authority.issue_cert("localhost", not_after=end).private_key_and_cert_chain_pem.bytes()
         for end in (later, sooner, later)
     ]
-    assert first_end(b"".join(pems).decode()) == sooner.timestamp()
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(b"".join(pems))
+    assert list(certificate_ends(chain, None)) == [("http", sooner.timestamp())]
+
+
+def test_a_certificate_whose_end_cannot_be_read_is_told(files, tmp_path):
+    """OpenSSL alone takes its own form, with trust settings."""
+    trusted = tmp_path / "trusted.pem"
+    text = files.certificate.read_text()
+    trusted.write_text(text.replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
+    with pytest.raises(SettingsError, match=r"TLS_CERTIFICATE: when .* ends cannot be read"):
+        list(certificate_ends(trusted, None))
 
 
 async def test_when_the_gateways_own_certificates_end_is_scraped(aiohttp_client, files):
@@ -128,7 +139,7 @@ async def test_when_the_gateways_own_certificates_end_is_scraped(aiohttp_client,
         "model_tls_certificate": files.certificate,
         "model_tls_key": files.key,
     }
-    end = first_end(files.certificate.read_text())
+    [(_, end)] = certificate_ends(files.certificate, None)
     for settings, peers in (({}, set()), (own, {"http"}), (own | towards_model, {"http", "model"})):
         app = create_app(Settings(model_server="127.0.0.1:1", **settings))
         text = await (await (await aiohttp_client(app)).get("/metrics")).text()
