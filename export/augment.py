@@ -32,10 +32,12 @@ class Strength:
 
     With ``graded``, how strongly a picture varies is drawn as well, from not at all to fully:
     the network then sees photographs as users send them, and ones that no laboratory makes.
+    Scale alone is always drawn in full: how large a cell appears is nothing that went wrong, and
+    who sees lymphocytes at one scale takes a closer one for a monocyte.
     """
 
     smallest: float = 0.4
-    largest: float = 2.0
+    largest: float = 2.4
     stretch: float = 0.2
     stain: float = 0.5
     mixing: float = 0.12
@@ -47,14 +49,13 @@ class Strength:
     graded: bool = True
 
     def weakened(self, amount: float) -> Strength:
-        """Return this strength at ``amount`` of it (0 to 1)."""
+        """Return this strength at ``amount`` of it (0 to 1), the scale apart."""
         weakened = {
             field.name: amount * getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("smallest", "largest", "graded")
         }
-        smallest, largest = self.smallest**amount, self.largest**amount
-        return replace(self, smallest=smallest, largest=largest, **weakened)
+        return replace(self, **weakened)
 
 
 @dataclass(frozen=True)

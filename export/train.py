@@ -75,7 +75,7 @@ class Recipe:
     label_smoothing: float = 0.05
     balance: float = 0.5
     """Each source is drawn in proportion to its size to this power: 1 as it comes, 0 all alike."""
-    class_balance: float = 1.0
+    class_balance: float = 0.75
     """The same for each class within a source. To even out classes whose labels are noisy is to
     believe the rare one's wrong labels: neutrophils are then taken for eosinophils."""
     momentum: float = 0.9
@@ -97,6 +97,7 @@ RECIPES = {
             Stage(INPUT_SIZE, 7, 6e-4),
             Stage(INPUT_SIZE, 8, 6e-4),
             Stage(INPUT_SIZE, 8, 5e-4, strength=0.5),
+            Stage(INPUT_SIZE, 6, 5e-4, strength=0.8),
         )
     ),
     # the original application's: whole frames as they come, plain SGD, early stopping

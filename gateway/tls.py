@@ -86,7 +86,8 @@ def _first_end(chain: Path, prefix: str) -> float:
         certificates = x509.load_pem_x509_certificates(chain.read_bytes())
     except ValueError as error:
         raise SettingsError(
-            f"{prefix}CERTIFICATE: when {chain} ends cannot be read ({error})."
+            f"{prefix}CERTIFICATE: when {chain} ends cannot be read ({error}); "
+            "`openssl x509` writes it in the form that can be."
         ) from error
     return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
 
