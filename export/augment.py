@@ -32,8 +32,8 @@ class Strength:
 
     With ``graded``, how strongly a picture varies is drawn as well, from not at all to fully:
     the network then sees photographs as users send them, and ones that no laboratory makes.
-    Scale alone is always drawn in full: how large a cell appears is nothing that went wrong, and
-    who sees lymphocytes at one scale takes a closer one for a monocyte.
+    Scale is drawn in full all the same, unless ``scale_graded``: how large a cell appears is no
+    flaw of a photograph, and who knows lymphocytes at one scale takes a closer one for a monocyte.
     """
 
     smallest: float = 0.4
@@ -47,14 +47,17 @@ class Strength:
     noise: float = 8.0
     jpeg: float = 0.5
     graded: bool = True
+    scale_graded: bool = False
 
     def weakened(self, amount: float) -> Strength:
-        """Return this strength at ``amount`` of it (0 to 1), the scale apart."""
+        """Return this strength at ``amount`` of it (0 to 1)."""
         weakened = {
             field.name: amount * getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("smallest", "largest", "graded")
+            if field.name not in ("smallest", "largest", "graded", "scale_graded")
         }
+        if self.scale_graded:
+            weakened |= {"smallest": self.smallest**amount, "largest": self.largest**amount}
         return replace(self, **weakened)
 
 

@@ -40,13 +40,13 @@ def two_sources(tmp_path: Path, class_folders) -> Path:
 def test_a_row_for_each_finished_run(two_sources: Path, tmp_path: Path) -> None:
     """In the order of the variations, each with what it was trained on and tested on."""
     out = tmp_path / "ablation"
-    finished(out, "no-averaging", "east", 0.31)
+    finished(out, "so-and-no-averaging", "east", 0.31)
     finished(out, "default", "west", 0.5)
     table = ablate(two_sources, out, names=[], seed=1)
     shown = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert [(row["variation"], row["trained on"], row["accuracy"]) for row in shown] == [
         ("default", "east", "50.0 % (40.0 to 60.0)"),
-        ("no averaging", "west", "31.0 % (21.0 to 41.0)"),
+        ("so, and no averaging", "west", "31.0 % (21.0 to 41.0)"),
     ]
     assert shown[0]["never seen"] == "west, 50"
     assert json.loads((out / "ablation.json").read_text()) == table

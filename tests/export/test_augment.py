@@ -129,7 +129,7 @@ def test_the_frame_is_the_whole_photograph() -> None:
 
 def test_a_strength_is_weakened_in_all_it_varies() -> None:
     """Half of it is half of each amount, and of each scale's logarithm; none leaves all alone."""
-    strength = Strength()
+    strength = Strength(scale_graded=True)
     half = strength.weakened(0.5)
     assert half.blur == strength.blur / 2
     assert half.smallest == pytest.approx(strength.smallest**0.5)
@@ -139,6 +139,13 @@ def test_a_strength_is_weakened_in_all_it_varies() -> None:
     assert (nothing.smallest, nothing.largest) == (1, 1)
     assert not any((nothing.stretch, nothing.stain, nothing.mixing, nothing.background))
     assert not any((nothing.grey, nothing.blur, nothing.noise, nothing.jpeg))
+
+
+def test_scale_alone_is_drawn_in_full() -> None:
+    """How large a cell appears is no flaw that some photographs lack."""
+    strength = Strength()
+    nothing = strength.weakened(0)
+    assert (nothing.smallest, nothing.largest) == (strength.smallest, strength.largest)
 
 
 def test_graded_photographs_are_varied_less_on_the_whole() -> None:
