@@ -98,6 +98,7 @@ RECIPES = {
             Stage(INPUT_SIZE, 8, 6e-4),
             Stage(INPUT_SIZE, 8, 5e-4, strength=0.5),
             Stage(INPUT_SIZE, 6, 5e-4, strength=0.8),
+            Stage(INPUT_SIZE, 4, 3e-4, strength=0.4),
         )
     ),
     # the original application's: whole frames as they come, plain SGD, early stopping
