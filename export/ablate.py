@@ -55,8 +55,7 @@ VARIATIONS: Mapping[str, Recipe] = {
         _EVENED, strength=replace(_FULL, stain=0, mixing=0, background=0, grey=0)
     ),
 }
-"""What is changed from the default; with `so`, from the second row; with `these`, from the row
-above.
+"""What is changed from the default; with `so`, from the second; with `these`, from the one above.
 
 Four epochs of whole frames alone take about as long as the default."""
 
@@ -133,8 +132,8 @@ def _table(out: Path, sources: Sequence[str]) -> dict[str, Any]:
     frames = _samples(VARIATIONS["so, and whole frames only"])
     about = (
         f"Short runs of one seed ({_samples(SHORT)} photographs drawn; {frames} of whole frames "
-        "only), each without one laboratory, and measured on it. `so`: as the second row; `these`: "
-        "as the row above."
+        "only), each without one laboratory, and measured on it. `so`: with scale graded, and "
+        "classes as they come; `these`: as the row above."
     )
     return {"about": about, "columns": list(_COLUMNS), "rows": rows}
 

@@ -258,8 +258,11 @@ def _speed(given: argparse.Namespace) -> int:
 
 def _print_table(table: dict[str, Any]) -> None:
     print(table["about"])
-    for row in (table["columns"], *table["rows"]):
-        print("  ".join(f"{cell:<24}" for cell in row).rstrip())
+    rows = (table["columns"], *table["rows"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _release(given: argparse.Namespace) -> int:
@@ -281,7 +284,7 @@ def _ablate(given: argparse.Namespace) -> int:
     unknown = sorted(set(given.only) - set(VARIATIONS))
     if unknown:
         raise ValueError(
-            f"no variation is called {', '.join(unknown)}; there are {', '.join(VARIATIONS)}"
+            f"no variation is called {'; '.join(unknown)}: there are {'; '.join(VARIATIONS)}"
         )
     card = card_of(given.card) if given.card else None
     table = ablate(given.data, given.out, given.only or list(VARIATIONS), given.seed)
@@ -534,7 +537,7 @@ def _add_measuring(command: Command) -> None:
     trust = command(
         "trust",
         _trust,
-        "Measure how far the heat maps can be trusted. Six kinds are compared, and baselines.",
+        "Measure how far the heat maps can be trusted. Seven kinds are compared, and baselines.",
     )
     trust.add_argument("weights", type=Path, metavar="WEIGHTS", help="in any Keras format")
     trust.add_argument("data", type=Path, metavar="DATA", help=_DATA)

@@ -190,7 +190,7 @@ def _described(run: Path) -> dict[str, Any]:
         "training": training | {"progress": progress},
         "explanation": {
             contract.CAM: "GradCAM of the last convolution, 4x4",
-            contract.CAM_FINE: "HiResCAM of the 18x18 stage times LayerCAM of the 9x9 stage",
+            contract.CAM_FINE: "HiResCAM at 18x18 times LayerCAM at 18x18 and at 9x9",
         },
         "abstaining": {
             contract.UNFAMILIARITY: "Mahalanobis distance of the last hidden features, scaled to "

@@ -1,4 +1,4 @@
-"""How far a heat map can be trusted: six kinds of map, each put to the same four questions.
+"""How far a heat map can be trusted: seven kinds of map, each put to the same four questions.
 
 - Does it point at the cell? The pointing game: its hottest pixel lies in a white cell's box
   (Zhang et al., IJCV 126, 2018).
@@ -51,7 +51,10 @@ MAPS: dict[str, Callable[[Slopes], tf.Tensor]] = {
     "layercam_18x18_and_9x9": lambda found: focused(
         layercam(found.fine, found.fine_gradients), layercam(found.middle, found.middle_gradients)
     ),
-    "hirescam_18x18_layercam_9x9": fine_map,
+    "hirescam_18x18_layercam_9x9": lambda found: focused(
+        hirescam(found.fine, found.fine_gradients), layercam(found.middle, found.middle_gradients)
+    ),
+    "hirescam_18x18_layercam_18x18_and_9x9": fine_map,
 }
 """The maps that are compared, [N, h, h] each, >= 0."""
 

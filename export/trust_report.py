@@ -19,14 +19,16 @@ _TITLES = {
     "layercam_18x18": "LayerCAM 18x18",
     "hirescam_18x18": "HiResCAM 18x18",
     "layercam_18x18_and_9x9": "LayerCAM 18x18, 9x9",
-    "hirescam_18x18_layercam_9x9": "HiResCAM, LayerCAM 9x9 (served)",
+    "hirescam_18x18_layercam_9x9": "HiResCAM, LayerCAM 9x9",
+    "hirescam_18x18_layercam_18x18_and_9x9": "HiResCAM, LayerCAM 18x18, 9x9 (served)",
     "random": "random order",
     "centre": "centre",
     "chance": "chance",
 }
 _COLOURS = dict(
-    zip(_TITLES, ("C0", "C1", "C2", "C3", "C4", "C5", "0.6", "0.35", "0.75"), strict=True)
+    zip(_TITLES, ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "0.6", "0.35", "0.75"), strict=True)
 )
+_WIDEST = max(map(len, _TITLES.values()))
 _BASELINES = ("random", "centre", "chance")
 
 _COLUMNS: dict[str, Callable[[Iterable[float]], float]] = {
@@ -72,10 +74,9 @@ def table(report: dict[str, Any]) -> str:
     lines = []
     for source, found in report.items():
         lines.append(title(source, found))
-        lines += [
-            ("  " + "".join(f"{cell:<24}" for cell in row)).rstrip()
-            for row in (COLUMNS, *rows(found))
-        ]
+        for name, *figures in (COLUMNS, *rows(found)):
+            cells = "".join(f"{figure:<24}" for figure in figures)
+            lines.append(f"  {name:<{_WIDEST + 2}}{cells}".rstrip())
         lines.append("")
     return "\n".join([*lines, textwrap.fill(LEGEND, 100)])
 

@@ -305,15 +305,30 @@ def _reference_explanation(
     slopes = [gradient.numpy() for gradient in tape.gradient(logit, seen)]
     fine, middle, last = (features.numpy() for features in seen)
     hirescam = (slopes[0] * fine).sum(-1).clip(0)
-    layercam = (np.maximum(slopes[1], 0) * middle).sum(-1).clip(0)
+    layercams = [
+        (np.maximum(slope, 0) * features).sum(-1).clip(0)
+        for slope, features in zip(slopes, (fine, middle), strict=False)
+    ]
     gradients = slopes[2]
     weights = gradients.mean(axis=(1, 2), keepdims=True)
     return {
         contract.CONV_FEATURES: last,
         contract.GRADIENTS: gradients,
         contract.CAM: np.maximum((weights * last).sum(-1), 0),
-        contract.CAM_FINE: hirescam * _twice_as_fine(layercam),
+        contract.CAM_FINE: hirescam * _near(layercams[0]) * _twice_as_fine(layercams[1]),
     }
+
+
+def _near(maps: NDArray[Any]) -> NDArray[Any]:
+    """The mean of each 3 x 3 places of maps [N, h, w], of those that there are, as a share of the
+    highest.
+    """
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    _, height, width = maps.shape
+    shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    means = np.nanmean(shifted, axis=0)
+    highest = means.max(axis=(1, 2), keepdims=True)
+    return np.asarray(means / np.where(highest > 0, highest, 1))
 
 
 def _twice_as_fine(maps: NDArray[Any]) -> NDArray[Any]:

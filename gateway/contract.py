@@ -62,8 +62,8 @@ CAM: Final = "cam"
 """Output, float32 [N, 4, 4]: GradCAM of the last convolution, not normalised, >= 0."""
 
 CAM_FINE: Final = "cam_fine"
-"""Output, float32 [N, 18, 18]: HiResCAM of the 18x18 stage times LayerCAM of the 9x9
-stage, not normalised, >= 0."""
+"""Output, float32 [N, 18, 18]: HiResCAM of the 18x18 stage times LayerCAM of the 18x18
+and 9x9 stages, not normalised, >= 0."""
 
 CAM_SIZE: Final = 4
 """Height and width of CAM, in cells."""

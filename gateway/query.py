@@ -113,7 +113,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Choice(
         "resolution",
-        "HiResCAM at 18 x 18 times LayerCAM at 9 x 9, or GradCAM at 4 x 4.",
+        "HiResCAM at 18 x 18 times LayerCAM there and at 9 x 9, or GradCAM at 4 x 4.",
         get_args(pipeline.Resolution),
     ),
     Choice("colormap", "The colours of the overlay.", heatmap.COLORMAPS),

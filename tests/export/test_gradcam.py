@@ -7,7 +7,17 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from export.gradcam import Network, classify, explain, focused, gradcam, hirescam, layercam, slopes
+from export.gradcam import (
+    Network,
+    classify,
+    explain,
+    focused,
+    gradcam,
+    hirescam,
+    layercam,
+    slopes,
+    smoothed,
+)
 from gateway import contract
 
 
@@ -111,13 +121,24 @@ def test_gradients_are_those_worked_out_by_hand(tiny_network, images) -> None:
     np.testing.assert_allclose(found[contract.CAM], cam, atol=1e-6)
 
 
-def test_the_fine_map_is_focused_by_the_middle_one(tiny_network, images) -> None:
-    """HiResCAM of the first cut times LayerCAM of the second."""
+def test_smoothing_averages_over_the_neighbours_that_there_are() -> None:
+    """Nine within, six at a side, four in a corner."""
+    cam = np.zeros((1, 5, 5), np.float32)
+    cam[0, 1, 1] = 36
+    expected = np.zeros((5, 5))
+    expected[:3, :3] = [[9, 6, 6], [6, 4, 4], [6, 4, 4]]
+    np.testing.assert_allclose(smoothed(cam).numpy()[0], expected, rtol=1e-6)
+
+
+def test_the_fine_map_is_focused_by_the_others(tiny_network, images) -> None:
+    """HiResCAM of the first cut times LayerCAM of it and of the second."""
     found = explained(tiny_network, images, [2, 0, 3])
     seen = slopes(tiny_network, tf.constant(images), tf.constant([2, 0, 3]))
-    maps = hirescam(seen.fine, seen.fine_gradients), layercam(seen.middle, seen.middle_gradients)
-    assert [tuple(cam.shape) for cam in maps] == [(3, 18, 18), (3, 9, 9)]
-    np.testing.assert_allclose(found[contract.CAM_FINE], focused(*maps), rtol=1e-5)
+    fine, middle = (seen.fine, seen.fine_gradients), (seen.middle, seen.middle_gradients)
+    near = smoothed(layercam(*fine)).numpy()
+    first = hirescam(*fine) * near / near.max(axis=(1, 2), keepdims=True)
+    assert (first.shape, layercam(*middle).shape) == ((3, 18, 18), (3, 9, 9))
+    np.testing.assert_allclose(found[contract.CAM_FINE], focused(first, layercam(*middle)), 1e-5)
 
 
 def test_rows_are_independent(tiny_network, images) -> None:

@@ -271,7 +271,7 @@ def test_the_table_shows_every_map(report) -> None:
     text = table(report)
     first, second = text.split("\nb: ")
     assert "a: 4 test; 3 of 4 with boxes are answered right" in first
-    assert first.count("LayerCAM 18x18, 9x9") == 1
+    assert first.count("HiResCAM, LayerCAM 18x18, 9x9 (served)") == 1
     assert first.count(" *") >= 4
     assert "GradCAM 4x4             -                       -  " in second
 
