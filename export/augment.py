@@ -50,7 +50,7 @@ class Strength:
     scale_graded: bool = False
 
     def weakened(self, amount: float) -> Strength:
-        """Return this strength at ``amount`` of it (0 to 1)."""
+        """Return this strength at ``amount`` of it (0 to 1), the scale only if it is graded."""
         weakened = {
             field.name: amount * getattr(self, field.name)
             for field in fields(self)

@@ -219,7 +219,7 @@ def _sourced(sources: Sequence[str]) -> dict[str, Any]:
         "limitations": [
             "Four classes only: other cells that look familiar are answered as one of them.",
             "Only unfamiliarity and unreadable photographs make it abstain, not doubt between two.",
-            "Stains, cameras and scales other than those of its sources were never seen.",
+            "Of stains, cameras and scales beyond its sources only drawn variations were seen.",
             *(_LIMITATIONS[source] for source in sources if source in _LIMITATIONS),
         ],
     }

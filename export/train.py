@@ -60,7 +60,7 @@ class Stage:
     learning_rate: float
     cosine: bool = True
     strength: float = 1.0
-    """Share of the recipe's ``Strength`` that the photographs vary by."""
+    """Share of the recipe's ``Strength`` that the photographs vary by; of the scale if graded."""
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ def _reference_explanation(
     hirescam = (slopes[0] * fine).sum(-1).clip(0)
     layercams = [
         (np.maximum(slope, 0) * features).sum(-1).clip(0)
-        for slope, features in zip(slopes, (fine, middle), strict=False)
+        for slope, features in zip(slopes[:2], (fine, middle), strict=True)
     ]
     gradients = slopes[2]
     weights = gradients.mean(axis=(1, 2), keepdims=True)

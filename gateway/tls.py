@@ -82,12 +82,18 @@ def certificate_ends(http: Path | None, model: Path | None) -> Iterator[tuple[st
 def _first_end(chain: Path, prefix: str) -> float:
     from cryptography import x509  # slow to import, and only needed where there is TLS
 
+    pem = chain.read_bytes()
+    if b"-----BEGIN TRUSTED CERTIFICATE-----" in pem:  # passed over in silence beside plain ones
+        raise SettingsError(
+            f"{prefix}CERTIFICATE: {chain} holds a TRUSTED CERTIFICATE, OpenSSL's own form, whose "
+            "end cannot be read: `openssl x509` writes it plainly, but only the first of a file; "
+            "put the rest of the chain after it."
+        )
     try:
-        certificates = x509.load_pem_x509_certificates(chain.read_bytes())
+        certificates = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise SettingsError(
-            f"{prefix}CERTIFICATE: when {chain} ends cannot be read ({error}); "
-            "`openssl x509` writes it in the form that can be."
+            f"{prefix}CERTIFICATE: when {chain} ends cannot be read ({error})."
         ) from error
     return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
 

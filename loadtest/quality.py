@@ -226,7 +226,7 @@ def _arguments(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="of a running gateway")
     parser.add_argument("--split", default="test")
     parser.add_argument("--most", type=count, default=200, help="photographs of each source")
-    parser.add_argument("--plain", action="store_true", help="no degraded copies")
+    parser.add_argument("--plain", action="store_true", help="the photographs as they are alone")
     parser.add_argument("--raw", type=Path, default=Path("loadtest/results/latest-quality.csv"))
     return parser.parse_args(arguments)
 

@@ -146,6 +146,8 @@ def test_scale_alone_is_drawn_in_full() -> None:
     strength = Strength()
     nothing = strength.weakened(0)
     assert (nothing.smallest, nothing.largest) == (strength.smallest, strength.largest)
+    assert not any((nothing.stretch, nothing.stain, nothing.mixing, nothing.background))
+    assert not any((nothing.grey, nothing.blur, nothing.noise, nothing.jpeg))
 
 
 def test_graded_photographs_are_varied_less_on_the_whole() -> None:

@@ -122,13 +122,25 @@ def test_a_chain_ends_with_the_first_of_its_certificates(tmp_path):
     assert list(certificate_ends(chain, None)) == [("http", sooner.timestamp())]
 
 
-def test_a_certificate_whose_end_cannot_be_read_is_told(files, tmp_path):
-    """OpenSSL alone takes its own form, with trust settings."""
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "with its chain"])
+def test_a_certificate_in_openssls_own_form_is_refused(files, tmp_path, chained):
+    """Beside plain ones it would be passed over, and the chain's end told wrongly."""
     trusted = tmp_path / "trusted.pem"
-    text = files.certificate.read_text()
-    trusted.write_text(text.replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
-    with pytest.raises(SettingsError, match=r"TLS_CERTIFICATE: when .* ends cannot be read"):
+    plain = files.certificate.read_text()
+    own = plain.replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-")
+    trusted.write_text(own + plain * chained)
+    with pytest.raises(SettingsError, match=r"_TLS_CERTIFICATE: .* whose end cannot be read"):
         list(certificate_ends(trusted, None))
+    with pytest.raises(SettingsError, match=r"MODEL_TLS_CERTIFICATE: .* whose end cannot be read"):
+        list(certificate_ends(None, trusted))
+
+
+def test_a_certificate_whose_end_cannot_be_read_is_told(files, tmp_path):
+    """By its file."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text(files.certificate.read_text().replace("MII", "AAA", 1))
+    with pytest.raises(SettingsError, match=r"TLS_CERTIFICATE: when .*broken.pem ends cannot"):
+        list(certificate_ends(broken, None))
 
 
 async def test_when_the_gateways_own_certificates_end_is_scraped(aiohttp_client, files):
