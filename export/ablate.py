@@ -40,7 +40,7 @@ _GRADED = replace(SHORT, class_balance=1.0, strength=Strength(largest=2.0, scale
 _EVENED = replace(_GRADED, class_balance=0.5)
 _FULL = Strength(
     smallest=0.55, largest=1.6, stain=0.35, mixing=0.08, background=0.25, blur=1.6, noise=6.0,
-    jpeg=0.3, graded=False, scale_graded=True,
+    jpeg=0.3, graded=False,
 )  # fmt: skip
 
 VARIATIONS: Mapping[str, Recipe] = {
